@@ -1,0 +1,46 @@
+"""Hessian-decomposition diagnostics of neural networks.
+
+The public names below are imported on first use, so that ``import hessdiag`` does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hessdiag.curvature.decomposition import Decomposition, Products
+    from hessdiag.errors import InputError
+    from hessdiag.linalg.trace import Estimate
+    from hessdiag.spectra import Report, spectrum
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Decomposition": "hessdiag.curvature.decomposition",
+    "Products": "hessdiag.curvature.decomposition",
+    "InputError": "hessdiag.errors",
+    "Estimate": "hessdiag.linalg.trace",
+    "Report": "hessdiag.spectra",
+    "spectrum": "hessdiag.spectra",
+}
+
+__all__ = [
+    "Decomposition",
+    "Estimate",
+    "InputError",
+    "Products",
+    "Report",
+    "__version__",
+    "spectrum",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hessdiag' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,52 @@
+"""What all commands do with the terminal: results to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def out() -> Console:
+    """Console on stdout."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def err() -> Console:
+    """Console on stderr."""
+    return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(title: str, *, quiet: bool) -> Generator[Bar]:
+    """Show a progress bar with the time left while the block runs; only on a terminal."""
+    console = err()
+    display = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    with display:
+        yield Bar(display, title)
+
+
+class Bar:
+    """One line of progress."""
+
+    def __init__(self, display: Progress, title: str) -> None:
+        self._display = display
+        self._task = display.add_task(title, total=None, detail="")
+
+    def update(self, done: float, expected: float, detail: str = "") -> None:
+        """Show ``done`` of ``expected`` and a word on what is under way."""
+        self._display.update(self._task, completed=done, total=expected, detail=detail)

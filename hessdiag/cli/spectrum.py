@@ -1,0 +1,172 @@
+"""``hessdiag spectrum``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from hessdiag.cli import options
+
+_ESTIMATE = "Estimates"
+
+
+def spectrum(
+    checkpoint: options.Checkpoint,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="all, hessian, gn or nme; may be repeated. Default: all.",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = None,
+    top_k: Annotated[
+        int, typer.Option(help="Eigenvalues at each end.", rich_help_panel=_ESTIMATE)
+    ] = 5,
+    num_probes: Annotated[
+        int, typer.Option(help="Probes of traces and norms.", rich_help_panel=_ESTIMATE)
+    ] = 32,
+    rel_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Sample until each trace's 95 % interval is this narrow, relative to the trace.",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = None,
+    max_probes: Annotated[
+        int, typer.Option(help="Budget of --rel-error.", rich_help_panel=_ESTIMATE)
+    ] = 1024,
+    density: Annotated[
+        bool, typer.Option(help="Spectral densities.", rich_help_panel=_ESTIMATE)
+    ] = True,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="Traces by layer.", rich_help_panel=_ESTIMATE)
+    ] = False,
+    params: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only parameters whose name matches this glob; may be repeated.",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = None,
+    basis_size: Annotated[
+        int | None,
+        typer.Option(help="Lanczos vectors kept for each part.", rich_help_panel=_ESTIMATE),
+    ] = None,
+    block_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Lanczos vectors multiplied at once; multiplicities are right up to it.",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = None,
+    depth: Annotated[
+        int, typer.Option(help="Lanczos steps behind the density.", rich_help_panel=_ESTIMATE)
+    ] = 24,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Residual over spectral scale of a converged eigenvalue. Default: 1e-4, or 1e-10 "
+            "in float64.",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = None,
+    max_passes: Annotated[
+        int, typer.Option(help="Passes Lanczos may take.", rich_help_panel=_ESTIMATE)
+    ] = 100,
+    model: options.Model = None,
+    activation: options.Activation = None,
+    beta: options.Beta = None,
+    data: options.Data = None,
+    split: options.Split = "train",
+    num_samples: options.NumSamples = None,
+    batch_size: options.BatchSize = None,
+    loss: options.Loss = None,
+    bn: options.Bn = "eval",
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    seed: options.Seed = 0,
+    json: options.Json = None,
+    plot: options.Plot = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Traces, extreme eigenvalues and spectral densities of the Hessian and its two parts.
+
+    The Hessian H of the mean loss is the sum of the Gauss-Newton part G and the Nonlinear Modeling
+    Error N. Every number comes with its error: sampled ones with standard error and 95 % interval,
+    eigenvalues with a residual bound.
+    """
+    from hessdiag import files, subject
+    from hessdiag import spectrum as compute
+    from hessdiag.cli import console
+    from hessdiag.curvature.decomposition import PARTS
+    from hessdiag.errors import InputError
+    from hessdiag.reports import plots, schema, text
+    from hessdiag.spectra import Progress
+
+    if json is not None and json != "-":
+        files.check_writable(json)
+    if plot is not None:
+        plots.check_plot_path(plot)
+        files.check_writable(plot)
+        if not density:
+            raise InputError("--plot draws the densities", got="--no-density")
+    parts = tuple(dict.fromkeys(part or ["all"]))
+    with console.progress("reading", quiet=quiet) as bar:
+        found = subject.load(
+            checkpoint,
+            model=model,
+            activation=activation,
+            beta=beta,
+            data=data,
+            split=split,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            loss=loss,
+            bn=bn,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            data_root=data_root,
+            download=download,
+        )
+
+        def show(state: Progress) -> None:
+            bar.update(state.passes, state.expected, f"pass {int(state.passes) + 1}")
+
+        report = compute(
+            found.model,
+            found.batches(),
+            loss=found.loss,
+            params=params,
+            bn=bn,
+            dtype=found.dtype,
+            on_progress=show,
+            parts=PARTS if "all" in parts else parts,
+            num_probes=num_probes,
+            top_k=top_k,
+            density=density,
+            per_layer=per_layer,
+            rel_error=rel_error,
+            max_probes=max_probes,
+            depth=depth,
+            basis_size=basis_size,
+            block_size=block_size,
+            tolerance=tolerance,
+            max_passes=max_passes,
+            seed=seed,
+        )
+    provenance = found.provenance()
+    if plot is not None:
+        plots.save(plots.spectrum_figure(report, provenance), plot)
+    if json is not None:
+        payload = schema.dumps(schema.spectrum_json(report, provenance))
+        if json == "-":
+            sys.stdout.write(payload)
+        else:
+            files.write_text(json, payload)
+    if json != "-" and not quiet:
+        console.out().print(text.spectrum_text(report, provenance))

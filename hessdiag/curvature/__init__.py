@@ -1,0 +1,1 @@
+"""The heart: empirical risk, linearisation, decomposition."""

@@ -1,0 +1,278 @@
+"""The decomposition H = G + N of an empirical risk's Hessian: products, operators, gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessdiag.curvature.linearisation import Linearisation
+from hessdiag.curvature.losses import LossSpec
+from hessdiag.curvature.risk import EmpiricalRisk, exact_kernels
+from hessdiag.errors import InputError, unknown
+from hessdiag.linalg.driver import Answer, Request
+from hessdiag.linalg.operator import Operator
+from hessdiag.linalg.vectors import Layout
+from hessdiag.seeds import stream
+
+PARTS = ("hessian", "gn", "nme")
+
+
+@dataclass(frozen=True)
+class Products:
+    """Products with the parts, each shaped like the vectors given; None where not asked for."""
+
+    hessian: Tensor | None
+    gn: Tensor | None
+    nme: Tensor | None
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The risk and its gradient.
+
+    Attributes:
+        loss: L(θ).
+        accuracy: share of right predictions; None where the targets are not classes.
+        vector: ∇L, ``(n,)``.
+        num_examples: examples in the data.
+    """
+
+    loss: float
+    accuracy: float | None
+    vector: Tensor
+    num_examples: int
+
+
+class Decomposition:
+    """H = G + N for a network, its data and its loss.
+
+    ``G = (1/N) Σ J_nᵀ B_n J_n`` is the Gauss-Newton part, ``N = (1/N) Σ_n Σ_k c_nk ∇²z_nk`` the
+    Nonlinear Modeling Error; ``c`` and ``B`` are the loss's gradient and Hessian at the output.
+    N has its own product and is never computed as H − G.
+
+    Args:
+        model: any ``nn.Module`` from a batch to one tensor; nothing of it is changed.
+        batches: any iterable of (x, y); how examples are batched does not change the result.
+        loss: "cross-entropy", "mse", a torch loss module, or any mean loss(z, y).
+        params: glob or globs over parameter names; None for all trainable ones.
+        bn: "eval", or "batch" to normalise by the statistics of each batch as given.
+        dtype: torch.float32 or torch.float64; None for that of the parameters.
+        device: None for that of the parameters.
+        on_microbatch: called after each microbatch of a pass, for progress.
+
+    Raises:
+        InputError: see :class:`EmpiricalRisk`; later also for data that change between passes,
+            labels out of range, and non-finite losses, gradients or products.
+
+    Source: Dauphin, Agarwala and Mobahi (2024), eqs. 2-4; Martens (2020), sec. 8.1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        loss: LossSpec = "cross-entropy",
+        *,
+        params: str | Sequence[str] | None = None,
+        bn: str = "eval",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        on_microbatch: Callable[[], None] | None = None,
+    ) -> None:
+        self.risk = EmpiricalRisk(
+            model, batches, loss, params=params, bn=bn, dtype=dtype, device=device
+        )
+        self.on_microbatch = on_microbatch
+        self._gradient: Gradient | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Where each parameter lies in a flat vector."""
+        return self.risk.layout
+
+    @property
+    def num_parameters(self) -> int:
+        """The dimension n."""
+        return self.layout.size
+
+    def products(self, v: Tensor, parts: Iterable[str] = PARTS) -> Products:
+        """Compute H v, G v and N v.
+
+        Cost: one pass over the data; per microbatch two gradients plus about three a vector.
+
+        Args:
+            v: ``(n,)`` or rows ``(k, n)``.
+            parts: those wanted.
+
+        Raises:
+            InputError: v does not fit, or an unknown part.
+        """
+        wanted = set(parts)
+        for part in wanted.difference(PARTS):
+            raise unknown("part", part, PARTS)
+        if v.ndim not in (1, 2) or v.shape[-1] != self.num_parameters:
+            raise InputError(
+                "the vector does not fit the parameters",
+                got=f"shape {tuple(v.shape)}",
+                wanted=f"({self.num_parameters},) or (k, {self.num_parameters})",
+            )
+        rows = v.to(self.risk.device, self.risk.dtype).reshape(-1, self.num_parameters)
+        (answer,) = self.answer([Request(rows, wanted)])
+        found = {part: answer[part].reshape(v.shape) if part in wanted else None for part in PARTS}
+        return Products(**found)
+
+    def gradient(self) -> Gradient:
+        """Compute L and ∇L; kept from whichever pass over the data came first."""
+        if self._gradient is None:
+            self.answer([])
+        assert self._gradient is not None
+        return self._gradient
+
+    def operator(self, part: str) -> PartOperator:
+        """Wrap one part as a linear operator."""
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+        return PartOperator(self, part)
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answer all requests in one pass: each microbatch is linearised once.
+
+        Raises:
+            InputError: the data changed since the last pass; a product is not finite.
+        """
+        sums = [_Sums(request) for request in requests]
+        total, weight, num_examples, num_correct, num_counted = 0.0, 0.0, 0, 0, 0
+        gradient = torch.zeros(self.num_parameters, dtype=self.risk.dtype, device=self.risk.device)
+        with exact_kernels():
+            for x, y in self.risk.microbatches():
+                local = Linearisation(self.risk, x, y)
+                total += local.total
+                weight += local.at_output.weight
+                num_examples += len(y)
+                num_counted += local.at_output.num_counted
+                num_correct += local.at_output.num_correct or 0
+                if self._gradient is None:
+                    local.check_twice_differentiable()
+                    gradient += self.layout.flatten(local.gradient)
+                for request in sums:
+                    request.add(local, self.layout)
+                del local
+                if self.on_microbatch is not None:
+                    self.on_microbatch()
+        if weight == 0:
+            raise InputError("no target counts", got="every target ignored, or weights of zero")
+        if self._gradient is None:
+            accuracy = num_correct / num_counted if num_counted else None
+            self._gradient = Gradient(total / weight, accuracy, gradient / weight, num_examples)
+        self._check_unchanged(total / weight, num_examples)
+        answers = [request.finish(weight) for request in sums]
+        for answer in answers:
+            for part, rows in answer.items():
+                self._check_finite(part, rows)
+        return answers
+
+    def residual(self, seed: int = 0) -> float:
+        """Compute ‖H v − (G v + N v)‖/‖H v‖ for a random v on the first microbatch.
+
+        Here H v comes from differentiating the loss itself twice, with none of the linearisation's
+        code. Cost: about nine gradients of one microbatch.
+        """
+        x, y = next(iter(self.risk.microbatches()))
+        generator = torch.Generator().manual_seed(stream(seed, "residual"))
+        v = torch.randn(self.num_parameters, generator=generator, dtype=torch.float64)
+        parts = self.layout.unflatten(v.to(self.risk.device, self.risk.dtype))
+        parameters = list(self.risk.parameters.values())
+        with exact_kernels():
+            gn, nme = Linearisation(self.risk, x, y).products(parts, gn=True, nme=True)
+            total = self.risk.loss.at(self.risk.outputs(x), y).total
+            gradient = torch.autograd.grad(
+                total, parameters, create_graph=True, materialize_grads=True
+            )
+            # ⟨∇L, v⟩ has the gradient H v; parameters that are not used have no part in it
+            used = [i for i, tensor in enumerate(gradient) if tensor.requires_grad]
+            hessian = torch.autograd.grad(
+                [gradient[i] for i in used],
+                parameters,
+                [parts[i] for i in used],
+                materialize_grads=True,
+            )
+        assert gn is not None
+        assert nme is not None
+        direct = self.layout.flatten(hessian)
+        difference = direct - self.layout.flatten(gn) - self.layout.flatten(nme)
+        scale = float(direct.norm())
+        return float(difference.norm()) / scale if scale else float(difference.norm())
+
+    def _check_unchanged(self, loss: float, num_examples: int) -> None:
+        first = self.gradient()
+        tolerance = 1e-8 if self.risk.dtype == torch.float64 else 1e-4
+        same = math.isclose(loss, first.loss, rel_tol=tolerance, abs_tol=tolerance * 1e-2)
+        if num_examples != first.num_examples or not same:
+            raise InputError(
+                "the data or the network changed between two passes",
+                got=f"loss {loss:.8g} over {num_examples} examples",
+                wanted=f"loss {first.loss:.8g} over {first.num_examples}, as in the first pass",
+                hint="turn off augmentation, sampling and functional dropout",
+            )
+
+    def _check_finite(self, part: str, rows: Tensor) -> None:
+        if bool(torch.isfinite(rows).all()):
+            return
+        for name, at in self.layout.slices.items():
+            if not bool(torch.isfinite(rows[:, at]).all()):
+                raise InputError(
+                    f"the {part} product is not finite in {name}",
+                    got="NaN or Inf",
+                    hint="try --dtype float64, or smaller vectors",
+                )
+
+
+class _Sums:
+    """Sums over the examples of the products that one request asks for."""
+
+    def __init__(self, request: Request) -> None:
+        self.vectors, self.parts = request.vectors, request.parts
+        # H alone is summed in place; beside both of its parts it is their sum at the end
+        derived = self.parts >= {"gn", "nme"}
+        self.rows = {
+            part: torch.zeros_like(self.vectors)
+            for part in self.parts
+            if not (derived and part == "hessian")
+        }
+
+    def add(self, local: Linearisation, layout: Layout) -> None:
+        gn, nme = not self.parts.isdisjoint({"hessian", "gn"}), self.parts != {"gn"}
+        for index, vector in enumerate(self.vectors):
+            found = local.products(layout.unflatten(vector), gn=gn, nme=nme)
+            for part, rows in self.rows.items():
+                for tensors, name in zip(found, ("gn", "nme"), strict=True):
+                    if tensors is not None and part in (name, "hessian"):
+                        for target, tensor in zip(
+                            layout.unflatten(rows[index]), tensors, strict=True
+                        ):
+                            target += tensor
+
+    def finish(self, weight: float) -> Answer:
+        for rows in self.rows.values():
+            rows /= weight
+        if "hessian" in self.parts and "hessian" not in self.rows:
+            self.rows["hessian"] = self.rows["gn"] + self.rows["nme"]
+        return self.rows
+
+
+class PartOperator(Operator):
+    """One part of a decomposition as a linear operator; each call is one pass over the data."""
+
+    def __init__(self, decomposition: Decomposition, part: str) -> None:
+        self.decomposition, self.part = decomposition, part
+        self.size = decomposition.num_parameters
+        self.dtype, self.device = decomposition.risk.dtype, decomposition.risk.device
+
+    def matmat(self, rows: Tensor) -> Tensor:
+        """Apply the part to rows ``(k, n)``."""
+        return getattr(self.decomposition.products(rows, (self.part,)), self.part)

@@ -1,0 +1,128 @@
+"""One linearisation, many products.
+
+For one microbatch, the graph of ``s(θ, c) = J(θ)ᵀ c`` is built once, with the cotangent c as an
+independent variable. Differentiating ``⟨s(θ, c), v⟩`` in (θ, c) gives ``N v`` and ``J v`` in one
+backward pass; another pass through the graph of z gives ``G v = Jᵀ B (J v)``; ``H v`` is their sum.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hessdiag.curvature.risk import EmpiricalRisk
+from hessdiag.errors import InputError
+
+
+class Linearisation:
+    """The network and its loss, linearised at θ for one microbatch; sums, not means.
+
+    Cost: two gradients to build and about three times a gradient's memory; then, in gradients,
+    about 3 for both products, 2 for one.
+
+    Attributes:
+        at_output: the loss, its cotangent and its output Hessian.
+        total: the loss, summed.
+        gradient: ``Jᵀ c``, one tensor per parameter.
+
+    Raises:
+        InputError: loss or gradients not finite; an operation has no second derivative.
+    """
+
+    def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor) -> None:
+        self._parameters = list(risk.parameters.values())
+        self._z = risk.outputs(x)
+        self.at_output = risk.loss.at(self._z.detach(), y)
+        self.total = float(self.at_output.total.detach())
+        if not math.isfinite(self.total):
+            raise InputError(
+                "the loss is not finite",
+                got=f"{self.total} over a microbatch of {len(y)}",
+                hint="the outputs of the network overflow, or its inputs do",
+            )
+        self._c = self.at_output.cotangent.detach().requires_grad_()
+        with _naming_the_operation():
+            s = torch.autograd.grad(
+                self._z, self._parameters, self._c, create_graph=True, materialize_grads=True
+            )
+        self.gradient = [tensor.detach() for tensor in s]
+        for name, tensor in zip(risk.layout.names, self.gradient, strict=True):
+            if not bool(torch.isfinite(tensor).all()):
+                raise InputError(f"the gradient of {name} is not finite", got="NaN or Inf")
+        # unused parameters have a zero gradient that no graph leads to
+        self._used = [i for i, tensor in enumerate(s) if tensor.requires_grad]
+        self._s = [s[i] for i in self._used]
+
+    def check_twice_differentiable(self) -> None:
+        """Refuse operations whose backward pass cannot be differentiated.
+
+        Autograd leaves the terms behind such an operation out without a word, because no path
+        leads from it to the parameters.
+
+        Raises:
+            InputError: there is one.
+        """
+        seen: set[object] = set()
+        pending = [tensor.grad_fn for tensor in self._s]
+        while pending:
+            node = pending.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if node.name() == "torch::autograd::Error":
+                raise _no_second_derivative("a torch.autograd.Function marked once_differentiable")
+            pending.extend(following for following, _ in node.next_functions)
+
+    def products(
+        self, v: list[Tensor], *, gn: bool, nme: bool
+    ) -> tuple[list[Tensor] | None, list[Tensor] | None]:
+        """Compute ``(G v, N v)``, each only if asked for.
+
+        Args:
+            v: one tensor per parameter, of its shape and dtype.
+            gn: whether G v is wanted.
+            nme: whether N v is wanted.
+        """
+        inputs = [*(self._parameters if nme else ()), *((self._c,) if gn else ())]
+        with _naming_the_operation():
+            derivatives = torch.autograd.grad(
+                self._s,
+                inputs,
+                [v[i] for i in self._used],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+        nme_products = list(derivatives[: len(self._parameters)]) if nme else None
+        if not gn:
+            return None, nme_products
+        u = self.at_output.hessian(derivatives[-1])
+        gn_products = torch.autograd.grad(
+            self._z, self._parameters, u, retain_graph=True, materialize_grads=True
+        )
+        return list(gn_products), nme_products
+
+
+@contextmanager
+def _naming_the_operation() -> Generator[None]:
+    """Turn autograd's error about a missing second derivative into one that names the operation."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"derivative for ['\"]?([\w:]+)['\"]? is not implemented", str(error))
+        if not found:
+            raise
+        raise _no_second_derivative(found[1]) from error
+
+
+def _no_second_derivative(operation: str) -> InputError:
+    return InputError(
+        "an operation of the network has no second derivative",
+        got=operation,
+        hint="replace it, or leave the parameters below it out with --params",
+    )

@@ -1,0 +1,60 @@
+"""How much memory a computation needs, measured on the network itself, and how much there is."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hessdiag.curvature.linearisation import Linearisation
+from hessdiag.curvature.risk import EmpiricalRisk, exact_kernels
+
+_WORKING_FACTOR = 1.5  # saved tensors plus the buffers of a backward pass through them
+
+
+def linearisation_bytes(risk: EmpiricalRisk, x: Any, y: Tensor) -> int:
+    """Measure the memory that the linearisation of one microbatch holds, without θ itself.
+
+    Counts the storages that autograd saves, each once, times an allowance for working buffers.
+    Cost: two gradients on that microbatch.
+    """
+    held: dict[int, int] = {}
+    weights = {tensor.untyped_storage().data_ptr() for tensor in risk.parameters.values()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with exact_kernels(), hooks:
+        Linearisation(risk, x, y)
+    return int(_WORKING_FACTOR * sum(held.values()))
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that can still be taken on ``device``, container limits included."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available = sys.maxsize
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()).isdigit():
+        available = min(available, int(text) - int(used.read_text()))
+    return available
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Largest memory so far: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,231 @@
+"""The empirical risk L(θ) = (1/N) Σ ℓ(z(θ, x_n), y_n), one microbatch at a time.
+
+This file alone touches the user's module. It is called functionally, on views of its parameters
+and copies of its buffers, so that weights, buffers, gradients and flags stay as they were.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from hessdiag.curvature.losses import LossSpec, resolve
+from hessdiag.errors import InputError, unknown
+from hessdiag.linalg.vectors import Layout
+
+BN_MODES = ("eval", "batch")
+_FP32_BACKENDS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
+
+
+class EmpiricalRisk:
+    """A module, its data and its loss, as a function of the flat parameter vector θ.
+
+    Args:
+        model: any module that maps a batch x to one tensor z; it is never changed.
+        batches: any iterable of (x, y) that gives the same examples each time it is iterated; an
+            iterator, which can be read only once, is kept in memory. x is a tensor, or a tuple or
+            mapping of tensors passed on as arguments.
+        loss: see :func:`hessdiag.curvature.losses.resolve`.
+        params: glob or globs over parameter names; None for all. Frozen ones are left out.
+        bn: "eval" uses BatchNorm's running statistics, "batch" those of each batch as given.
+        dtype: floating type to compute in; None for that of the parameters.
+        device: None for that of the parameters.
+
+    Raises:
+        InputError: no parameter left, unknown mode, non-finite weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        loss: LossSpec = "cross-entropy",
+        *,
+        params: str | Sequence[str] | None = None,
+        bn: str = "eval",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if bn not in BN_MODES:
+            raise unknown("BatchNorm mode", bn, BN_MODES)
+        self.model: nn.Module = getattr(model, "_orig_mod", model)  # of torch.compile
+        self.batches = list(batches) if isinstance(batches, Iterator) else batches
+        self.loss = resolve(loss)
+        self.bn = bn
+        self._check_batch_norm()
+        self.parameters, self._constants = self._select(params, dtype, device)
+        first = next(iter(self.parameters.values()))
+        self.dtype, self.device = first.dtype, first.device
+        self.layout = Layout.of(self.parameters)
+
+    def microbatches(self) -> Iterator[tuple[Any, Tensor]]:
+        """Yield (x, y) on the device, floating inputs in the dtype."""
+        empty = True
+        for batch in self.batches:
+            if not isinstance(batch, Sequence) or len(batch) != 2:
+                raise InputError(
+                    "a batch is not a pair (x, y)",
+                    got=type(batch).__name__,
+                    wanted="(inputs, targets)",
+                )
+            empty = False
+            y = batch[1]
+            if not isinstance(y, Tensor):
+                raise InputError("the targets are no tensor", got=type(y).__name__)
+            yield self._moved(batch[0]), y.to(self.device)
+        if empty:
+            raise InputError("there is no data", got="no batches", wanted="at least one (x, y)")
+
+    def outputs(self, x: Any) -> Tensor:
+        """Compute z(θ, x) with a graph that leads to :attr:`parameters`.
+
+        Raises:
+            InputError: the module cannot take x, or does not return one tensor.
+        """
+        tensors = {**self.parameters}
+        tensors.update((name, tensor.clone()) for name, tensor in self._constants.items())
+        args = tuple(x) if isinstance(x, (tuple, list)) else () if isinstance(x, Mapping) else (x,)
+        kwargs = dict(x) if isinstance(x, Mapping) else {}
+        with self._evaluation_mode():
+            try:
+                z = functional_call(self.model, tensors, args, kwargs)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                shapes = [
+                    tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)
+                ]
+                raise InputError(
+                    "the network cannot take this input",
+                    got=f"inputs of shape {', '.join(map(str, shapes))}: {error}",
+                    hint="check that the network and the data belong together",
+                ) from error
+        if not isinstance(z, Tensor):
+            raise InputError(
+                "the network's output is not one tensor",
+                got=type(z).__name__,
+                wanted="a tensor (N, ...)",
+                hint="wrap the network in a module that returns its logits",
+            )
+        if not z.requires_grad:
+            raise InputError(
+                "the network's output does not depend on the chosen parameters",
+                got=", ".join(self.layout.names[:5]),
+            )
+        return z
+
+    def _select(
+        self, params: str | Sequence[str] | None, dtype: torch.dtype | None, device: Any
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Split the module's tensors into θ (leaves that require a gradient) and constants."""
+        if dtype is not None and not dtype.is_floating_point:
+            raise InputError("unusable dtype", got=dtype, wanted="torch.float32 or torch.float64")
+        try:
+            device = None if device is None else torch.device(device)
+        except RuntimeError as error:
+            raise InputError("unknown device", got=device, wanted="cpu, cuda or cuda:i") from error
+        globs = ["*"] if params is None else [params] if isinstance(params, str) else list(params)
+        chosen: dict[str, Tensor] = {}
+        constants: dict[str, Tensor] = {}
+        trainable: list[str] = []
+        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
+            floating = tensor.is_floating_point()
+            if floating and not bool(torch.isfinite(tensor).all()):
+                raise InputError(f"the weights of {name} are not finite", got="NaN or Inf")
+            moved = tensor.detach().to(device or tensor.device, dtype if floating else None)
+            if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
+                trainable.append(name)
+                if any(fnmatch.fnmatchcase(name, glob) for glob in globs):
+                    chosen[name] = moved.requires_grad_()
+                    continue
+            constants[name] = moved
+        idle = [
+            glob for glob in globs if not any(fnmatch.fnmatchcase(name, glob) for name in trainable)
+        ]
+        if idle:
+            raise InputError(
+                "no trainable parameter is left to differentiate"
+                if not chosen
+                else "a pattern matches no trainable parameter",
+                got=f"params={', '.join(idle)}",
+                wanted=f"names such as {', '.join(trainable[:4])}" if trainable else None,
+                hint=None if trainable else "every parameter of the network is frozen",
+            )
+        kinds = {(tensor.dtype, tensor.device) for tensor in chosen.values()}
+        if len(kinds) > 1:
+            raise InputError(
+                "the parameters differ in type or device",
+                got=", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds)),
+                hint="pass dtype= and device=",
+            )
+        return chosen, constants
+
+    def _moved(self, x: Any) -> Any:
+        if isinstance(x, Tensor):
+            if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+                raise InputError("the inputs are not finite", got="NaN or Inf in x")
+            x = x.detach().to(self.device, self.dtype if x.is_floating_point() else None)
+            return x.clone()  # an in-place first layer must not reach the user's data
+        if isinstance(x, Mapping):
+            return {key: self._moved(value) for key, value in x.items()}
+        if isinstance(x, (tuple, list)):
+            return [self._moved(value) for value in x]
+        return x
+
+    def _check_batch_norm(self) -> None:
+        for name, module in self.model.named_modules():
+            if isinstance(module, _BatchNorm) and module.running_mean is None and self.bn == "eval":
+                raise InputError(
+                    f"BatchNorm layer {name} keeps no running statistics",
+                    got="track_running_stats=False with bn='eval'",
+                    wanted="bn='batch', which normalises each batch by itself",
+                )
+
+    @contextmanager
+    def _evaluation_mode(self) -> Generator[None]:
+        """Dropout off, BatchNorm as asked; every module's own flag comes back afterwards."""
+        flags = [(module, module.training) for module in self.model.modules()]
+        try:
+            for module, _ in flags:
+                module.training = self.bn == "batch" and isinstance(module, _BatchNorm)
+            yield
+        finally:
+            for module, flag in flags:
+                module.training = flag
+
+
+@contextmanager
+def exact_kernels() -> Generator[None]:
+    """Full float32 precision, repeatable kernels, attention that has a second derivative."""
+    backends = [_backend(path) for path in _FP32_BACKENDS]
+    saved = [backend.fp32_precision for backend in backends]
+    cudnn = torch.backends.cudnn
+    deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        for backend, precision in zip(backends, saved, strict=True):
+            stack.callback(setattr, backend, "fp32_precision", precision)
+            backend.fp32_precision = "ieee"
+        stack.callback(setattr, cudnn, "deterministic", deterministic)
+        stack.callback(setattr, cudnn, "benchmark", benchmark)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.enable_grad())
+        yield
+
+
+def _backend(path: str) -> Any:
+    found: Any = torch.backends
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found

@@ -1,0 +1,233 @@
+"""Where examples come from: a reader turns one kind of ``--data`` into a ``Source``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from hessdiag import factories
+from hessdiag.errors import InputError
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of every channel
+
+_DIGITS_STATISTICS = ((0.3051,), (0.3762,))  # of the training split
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """All examples of one split, before any is selected.
+
+    Attributes:
+        num_samples: how many there are.
+        take: from sorted indices, int64 (n,), to those inputs and targets, as stored.
+        is_image: whether inputs are images: uint8 (N, H, W[, C]) or floating (N, C, H, W).
+        white: the value that means 1 in uint8 images.
+        statistics: mean and std to normalise images with; None where the data set has none.
+        images: all uint8 images, to compute ``statistics`` from; None where it needs none.
+        num_classes: how many classes there are, or None where that is unknown.
+        classes: their names, or None.
+    """
+
+    num_samples: int
+    take: Callable[[Tensor], tuple[Tensor, Tensor]]
+    is_image: bool = True
+    white: float = 255.0
+    statistics: Statistics | None = None
+    images: Tensor | None = None
+    num_classes: int | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def digits(split: str) -> Source:
+    """Read the embedded 8×8 digits; of each class every fifth scan, in file order, is for test."""
+    with resources.files("hessdiag.data").joinpath("digits.npz").open("rb") as stored:
+        arrays = np.load(stored, allow_pickle=False)
+        images, labels = arrays["images"], arrays["labels"]
+    is_test = np.zeros(len(labels), dtype=bool)
+    for label in range(10):
+        is_test[np.flatnonzero(labels == label)[4::5]] = True
+    chosen = is_test if split == "test" else ~is_test
+    return arrays_source(
+        images[chosen],
+        labels[chosen],
+        classes=tuple("0123456789"),
+        white=16.0,
+        statistics=_DIGITS_STATISTICS,
+    )
+
+
+def file(path: Path) -> Source:
+    """Read ``images`` or ``inputs``, ``labels`` or ``targets``, from ``.npz`` or ``.safetensors``.
+
+    Raises:
+        InputError: no such file, a damaged file, pickled objects, or arrays that are missing or
+            of the wrong kind.
+    """
+    if not path.is_file():
+        raise InputError("the data file does not exist", got=path)
+    try:
+        if path.suffix.lower() == ".npz":
+            with path.open("rb") as stored, np.load(stored, allow_pickle=False) as archive:
+                arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
+        else:
+            arrays = dict(safetensors.torch.load(path.read_bytes()))
+    except Exception as error:  # damaged bytes may raise anything
+        raise InputError(f"the data file {path} cannot be read", got=reason(error)) from error
+    inputs = next((name for name in ("images", "inputs") if name in arrays), None)
+    targets = next((name for name in ("labels", "targets") if name in arrays), None)
+    if inputs is None or targets is None:
+        raise InputError(
+            f"the data file {path} lacks arrays",
+            got=", ".join(arrays) or "none",
+            wanted="images or inputs, and labels or targets",
+        )
+    labels = to_tensor(arrays[targets])
+    if targets == "labels" and (labels.is_floating_point() or labels.ndim != 1):
+        raise InputError(
+            f"the labels of {path} are not of a labels' kind",
+            got=f"{labels.dtype} of shape {tuple(labels.shape)}",
+            wanted="integers of shape (N,)",
+            hint="the targets of a regression are called targets",
+        )
+    return arrays_source(
+        arrays[inputs],
+        labels,
+        classes=tuple(map(str, arrays["classes"])) if "classes" in arrays else None,
+        is_image=inputs == "images",
+    )
+
+
+def factory(spec: str) -> Source:
+    """Call a factory that returns (inputs, targets), or a map-style torch data set of (x, y).
+
+    Raises:
+        InputError: the factory fails or returns something else.
+    """
+    found = factories.call(spec, "data")
+    if isinstance(found, tuple | list) and len(found) == 2:
+        return arrays_source(found[0], found[1], is_image=False)
+    if isinstance(found, Dataset) and not isinstance(found, IterableDataset):
+        return _dataset_source(spec, cast("Dataset[Any]", found))
+    raise InputError(
+        f"the data factory {spec} returned no data",
+        got=type(found).__name__,
+        wanted="(inputs, targets) as arrays or tensors, or a torch Dataset of (x, y)",
+    )
+
+
+def arrays_source(
+    inputs: Any,
+    targets: Any,
+    *,
+    classes: tuple[str, ...] | None = None,
+    is_image: bool = True,
+    white: float = 255.0,
+    statistics: Statistics | None = None,
+) -> Source:
+    """Make a source of two arrays; where no ``classes`` are named, the labels tell their number.
+
+    Raises:
+        InputError: the lengths differ, or images have an unknown form.
+    """
+    inputs, targets = to_tensor(inputs), to_tensor(targets)
+    if inputs.ndim < 1 or targets.ndim < 1 or len(inputs) != len(targets):
+        raise InputError(
+            "inputs and targets differ in length",
+            got=f"shapes {tuple(inputs.shape)} and {tuple(targets.shape)}",
+        )
+    is_byte = inputs.dtype == torch.uint8
+    if is_image and not (
+        (is_byte and (inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[-1] <= 4)))
+        or (inputs.is_floating_point() and inputs.ndim == 4)
+    ):
+        raise InputError(
+            "the images have an unknown form",
+            got=f"{inputs.dtype} of shape {tuple(inputs.shape)}",
+            wanted="uint8 (N, H, W) or (N, H, W, C), or floating (N, C, H, W)",
+        )
+    num_classes = len(classes) if classes else None
+    if num_classes is None and targets.ndim == 1 and len(targets) and _is_integer(targets):
+        num_classes = int(targets.max()) + 1
+    return Source(
+        num_samples=len(inputs),
+        take=lambda indices: (inputs[indices], targets[indices]),
+        is_image=is_image,
+        white=white,
+        statistics=statistics,
+        images=inputs if is_image and is_byte and statistics is None else None,
+        num_classes=num_classes,
+        classes=classes,
+    )
+
+
+def _dataset_source(spec: str, dataset: Dataset[Any]) -> Source:
+    """Ask a torch data set for the selected examples only."""
+
+    def take(indices: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            pairs = [dataset[index] for index in indices.tolist()]
+            inputs = torch.stack([to_tensor(x) for x, _ in pairs])
+            return inputs, torch.stack([to_tensor(y) for _, y in pairs])
+        except InputError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise InputError(
+                f"the examples of the data factory {spec} cannot be read",
+                got=reason(error),
+                wanted="pairs (x, y) of tensors or numbers, all of one shape",
+            ) from error
+
+    try:
+        num_samples = len(dataset)  # pyright: ignore[reportArgumentType]
+    except (TypeError, NotImplementedError) as error:
+        raise InputError(f"the data of the factory {spec} has no length") from error
+    classes = getattr(dataset, "classes", None)
+    names = tuple(map(str, classes)) if isinstance(classes, list | tuple) else None
+    return Source(
+        num_samples,
+        take,
+        is_image=False,
+        num_classes=len(names) if names else None,
+        classes=names,
+    )
+
+
+def to_tensor(array: Any) -> Tensor:
+    """Turn an array of any byte order, strides or width into a tensor on the CPU.
+
+    Raises:
+        InputError: it does not hold numbers.
+    """
+    if isinstance(array, Tensor):
+        return array.detach().cpu()
+    try:
+        array = np.asarray(array)
+    except (ValueError, TypeError) as error:
+        raise InputError("an array cannot be read", got=reason(error)) from error
+    kind, width = array.dtype.kind, array.dtype.itemsize
+    if kind not in "biuf":
+        raise InputError("an array does not hold numbers", got=f"dtype {array.dtype}")
+    dtype = array.dtype.newbyteorder("=")
+    if kind == "u" and width > 1:
+        dtype = np.dtype(np.int64)
+    if kind == "f" and width > 8:
+        dtype = np.dtype(np.float64)
+    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
+
+
+def reason(error: Exception) -> str:
+    """Say in one line why something could not be read."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex())

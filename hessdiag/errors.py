@@ -1,0 +1,46 @@
+"""The one kind of error a user sees: what is wrong, what was got, what was wanted, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """Bad input or bad circumstances that the user can mend; the command line exits with 2.
+
+    Args:
+        what: the thing that is wrong, in one clause.
+        got: what was found there.
+        wanted: what would have been right.
+        hint: what to do about it.
+    """
+
+    def __init__(
+        self, what: str, *, got: object = None, wanted: object = None, hint: str | None = None
+    ) -> None:
+        self.what, self.got, self.wanted, self.hint = what, got, wanted, hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.got is not None:
+            parts.append(f"got: {self.got}")
+        if self.wanted is not None:
+            parts.append(f"wanted: {self.wanted}")
+        if self.hint is not None:
+            parts.append(f"hint: {self.hint}")
+        return "\n  ".join(parts)
+
+
+def unknown(kind: str, got: str, choices: Iterable[str], *, hint: str | None = None) -> InputError:
+    """Build the error for a name that is not among ``choices``, suggesting the nearest."""
+    known = list(choices)
+    near = difflib.get_close_matches(got.lower(), [name.lower() for name in known], n=2, cutoff=0.5)
+    suggestion = f"did you mean {' or '.join(near)}?" if near else None
+    return InputError(
+        f"unknown {kind}",
+        got=repr(got),
+        wanted=", ".join(known),
+        hint=" ".join(text for text in (suggestion, hint) if text) or None,
+    )

@@ -1,0 +1,76 @@
+"""One place for writing files: beside the target, then renamed, so nothing is ever half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hessdiag.errors import InputError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Generator[Path]:
+    """Yield a temporary path beside ``path``; on success it replaces ``path``, else it vanishes.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written.
+    """
+    target = Path(path)
+    check_writable(target)
+    handle, name = tempfile.mkstemp(
+        dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix
+    )
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise InputError(f"cannot write {target}", got=error.strerror or error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` to ``path`` in one step."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse an output path early, before any long computation.
+
+    Raises:
+        InputError: ``path`` is a folder, or its folder is missing or read-only.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError("the output path is a folder", got=target, wanted="a file name")
+    if not target.parent.is_dir():
+        raise InputError(
+            "the output path's folder does not exist", got=target.parent, hint="create it first"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {target}", got=error.strerror or error) from error
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Hash a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

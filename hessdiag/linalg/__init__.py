@@ -1,0 +1,1 @@
+"""Linear algebra on tensors: operators, Lanczos, Hutchinson, densities, the driver."""

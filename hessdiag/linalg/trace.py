@@ -1,0 +1,185 @@
+"""Hutchinson's estimators of trace, Frobenius norm and per-layer traces, with honest intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from hessdiag.seeds import stream
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A sampled quantity with its uncertainty.
+
+    Attributes:
+        value: the estimate.
+        stderr: its standard error; None from a single probe.
+        ci95: 95 % confidence interval, corrected for skewness; None from a single probe.
+        num_probes: number of probes behind it.
+    """
+
+    value: float
+    stderr: float | None
+    ci95: tuple[float, float] | None
+    num_probes: int
+
+    @property
+    def rel_error(self) -> float:
+        """Half the interval's length over |value|; infinite where unknown."""
+        if self.ci95 is None or self.value == 0.0:
+            return 0.0 if self.ci95 == (0.0, 0.0) else math.inf
+        return (self.ci95[1] - self.ci95[0]) / (2 * abs(self.value))
+
+
+class Probes:
+    """An endless, reproducible sequence of Rademacher probes (entries ±1, each with chance 1/2).
+
+    Probe i depends on the seed and on i alone, not on how many are drawn at once or where.
+    """
+
+    def __init__(self, size: int, *, seed: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.size, self.seed, self.dtype, self.device = size, seed, dtype, device
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Probes ``start`` to ``stop`` as rows ``(stop - start, n)``."""
+        rows = torch.empty(stop - start, self.size, dtype=self.dtype, device=self.device)
+        for index, row in enumerate(rows, start):
+            generator = torch.Generator().manual_seed(stream(self.seed, "probe", index))
+            signs = torch.randint(0, 2, (self.size,), generator=generator, dtype=torch.int8)
+            row.copy_(signs.mul_(2).sub_(1))
+        return rows
+
+
+class TraceSamples:
+    """Per-probe samples of one part A: ``vᵀAv``, ``‖Av‖²`` and ``v_lᵀ(Av)_l`` for each layer l.
+
+    ``E vᵀAv = tr A`` and ``E ‖Av‖² = ‖A‖²_F`` (Hutchinson 1990). Variance of the former with
+    Rademacher probes: ``2(‖A‖²_F − Σ a_ii²)``.
+
+    Args:
+        layers: where each layer lies in the flat vector; empty for no per-layer traces.
+    """
+
+    def __init__(self, layers: Mapping[str, slice] | None = None) -> None:
+        self._layers = dict(layers or {})
+        self._quadratic: list[float] = []
+        self._squared_norm: list[float] = []
+        self._by_layer: list[list[float]] = []
+        self.asymmetry: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._quadratic)
+
+    def add(self, probes: Tensor, products: Tensor) -> None:
+        """Take in probes ``(k, n)`` and their products ``(k, n)``."""
+        for probe, product in zip(probes, products, strict=True):
+            self._quadratic.append(_dot(probe, product))
+            self._squared_norm.append(_dot(product, product))
+            self._by_layer.append([_dot(probe[at], product[at]) for at in self._layers.values()])
+        if self.asymmetry is None and len(probes) > 1:
+            # vᵀ(Aw) = wᵀ(Av) for a symmetric A; relative to the size of a generic entry
+            difference = _dot(probes[0], products[1]) - _dot(probes[1], products[0])
+            scale = math.sqrt(_dot(probes[0], probes[0]) * self._squared_norm[-1])
+            self.asymmetry = abs(difference) / scale if scale else 0.0
+
+    def trace(self) -> Estimate:
+        """Estimate tr A."""
+        return estimate_mean(np.array(self._quadratic))
+
+    def frobenius_norm(self) -> Estimate:
+        """Estimate ‖A‖_F, the root of the mean of ‖Av‖²; the interval is the root of its own."""
+        square = estimate_mean(np.array(self._squared_norm))
+        value = math.sqrt(square.value)
+        if square.stderr is None or square.ci95 is None:
+            return Estimate(value, None, None, square.num_probes)
+        interval = (math.sqrt(max(square.ci95[0], 0.0)), math.sqrt(square.ci95[1]))
+        stderr = square.stderr / (2 * value) if value else 0.0
+        return Estimate(value, stderr, interval, square.num_probes)
+
+    def layer_traces(self) -> dict[str, Estimate]:
+        """Estimate the trace of each layer's diagonal block."""
+        columns = np.array(self._by_layer).T
+        named = zip(self._layers, columns, strict=True)
+        return {name: estimate_mean(column) for name, column in named}
+
+
+def hutchinson(
+    probes: Probes,
+    samples: TraceSamples,
+    *,
+    start: int,
+    stop: int,
+    chunk: int,
+    max_probes: int,
+    enough: Callable[[TraceSamples], bool],
+) -> Generator[Tensor, Tensor, bool]:
+    """Feed ``samples`` with probes ``start`` to ``stop``, then with more until ``enough``.
+
+    Cost: one product a probe; ``chunk`` probes a pass.
+
+    Args:
+        probes: the sequence shared by all parts.
+        samples: receives the products; other algorithms may feed it as well.
+        start: first probe of its own.
+        stop: probes taken whatever they say.
+        chunk: probes asked for at once.
+        max_probes: no probe from this index on is taken.
+        enough: says whether the samples suffice.
+
+    Returns:
+        Whether ``enough`` held at the end.
+    """
+    index = start
+    if index >= stop:  # all of the first probes are somebody else's: wait for that pass
+        yield probes.rows(0, 0)
+    while index < stop or (index < max_probes and not enough(samples)):
+        rows = probes.rows(index, min(index + chunk, stop if index < stop else max_probes))
+        samples.add(rows, (yield rows))
+        index += len(rows)
+    return enough(samples)
+
+
+def estimate_mean(samples: Array) -> Estimate:
+    """Mean of independent samples ``(k,)`` with standard error and 95 % interval.
+
+    Quadratic forms of probes are skewed like χ², so Student's interval covers too seldom (88 %
+    instead of 95 % with 16 probes of a rank-one matrix). The interval is therefore Student's,
+    pulled back through Hall's monotone transformation, which removes the skewness.
+
+    Source: Hall (1992), J. R. Statist. Soc. B 54, 221-228, the cubic transformation.
+    """
+    count = len(samples)
+    value = float(np.mean(samples))
+    if count < 2:
+        return Estimate(value, None, None, count)
+    deviation = float(np.std(samples, ddof=1))
+    stderr = deviation / math.sqrt(count)
+    quantile = float(stats.t.ppf(0.975, count - 1)) / math.sqrt(count)
+    constant = deviation <= 1e-14 * abs(value)  # rounding: no skewness to speak of
+    skew = float(stats.skew(samples, bias=False)) if count > 2 and not constant else 0.0
+
+    def pulled_back(w: float) -> float:
+        if abs(skew) < 1e-6:
+            return w
+        return 3 * (math.cbrt(1 + skew * (w - skew / (6 * count))) - 1) / skew
+
+    low, high = (
+        value - deviation * pulled_back(quantile),
+        value - deviation * pulled_back(-quantile),
+    )
+    return Estimate(value, stderr, (low, high), count)
+
+
+def _dot(left: Tensor, right: Tensor) -> float:
+    """Inner product of flat vectors, added up in float64."""
+    return float((left * right).sum(dtype=torch.float64))

@@ -1,0 +1,121 @@
+"""What a checkpoint of ours says about itself, kept as JSON in the safetensors header."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from hessdiag.errors import InputError
+
+KEY = "hessdiag"
+SCHEMA = "hessdiag.checkpoint/1"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to build a network.
+
+    Attributes:
+        name: a registered name (``wrn28-10``, ``resnet18``, ``mlp-64-64``) or ``module:factory``.
+        activation: registered activation, or None for a factory's own choice.
+        beta: the activation's β where it takes one.
+        num_classes: length of the output.
+        input_shape: shape of one input, (C, H, W), or None where the network does not need it.
+    """
+
+    name: str
+    activation: str | None = None
+    beta: float | None = None
+    num_classes: int | None = None
+    input_shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where the inputs come from and how they are scaled.
+
+    Attributes:
+        spec: the value of ``--data``.
+        mean: per-channel mean subtracted from inputs scaled to [0, 1], or None for the data
+            set's own.
+        std: per-channel divisor, likewise.
+    """
+
+    spec: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The header of a checkpoint that this project wrote."""
+
+    model: ModelSpec
+    data: DataSpec | None = None
+    loss: str | None = None
+    recipe: str | None = None
+    regulariser: str | None = None
+    epoch: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+
+    def to_json(self) -> str:
+        """Serialise for the safetensors header."""
+        return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Metadata:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            InputError: not JSON, not this schema, or fields of the wrong kind.
+        """
+        try:
+            raw = json.loads(text)
+            if raw["schema"] != SCHEMA:
+                raise InputError(
+                    "the checkpoint's metadata has an unknown schema",
+                    got=repr(raw["schema"])[:80],
+                    wanted=SCHEMA,
+                )
+            return cls(
+                model=ModelSpec(**_tuples(raw["model"])),
+                data=DataSpec(**_tuples(raw["data"])) if raw.get("data") else None,
+                **{name: raw.get(name) for name in ("loss", "recipe", "regulariser", "epoch")},
+                metrics={str(key): float(value) for key, value in raw.get("metrics", {}).items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise InputError(
+                "the checkpoint's hessdiag metadata cannot be read",
+                got=repr(error)[:160],
+                hint="name the network and the data with --model and --data",
+            ) from error
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which checkpoint, network and data a report speaks of.
+
+    Attributes:
+        checkpoint: path as given.
+        checkpoint_sha256: hash of its bytes.
+        model: how the network was built.
+        data: value of ``--data``.
+        split: which part of the data.
+        data_sha256: hash of the samples used.
+        batch_size: examples in a microbatch.
+    """
+
+    checkpoint: str
+    checkpoint_sha256: str
+    model: ModelSpec
+    data: str
+    split: str
+    data_sha256: str
+    batch_size: int
+
+
+def _tuples(raw: dict[str, Any]) -> dict[str, Any]:
+    """Turn JSON's lists back into tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}

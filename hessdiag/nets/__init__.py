@@ -1,0 +1,1 @@
+"""Networks: activations, architectures, checkpoints."""

@@ -1,0 +1,156 @@
+"""Networks by name: WideResNets, torchvision's ResNets, perceptrons, and the user's factories."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from hessdiag import factories
+from hessdiag.errors import InputError, unknown
+from hessdiag.metadata import ModelSpec
+from hessdiag.nets import activations
+from hessdiag.nets.wrn import WideResNet
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+NAMES = ("wrn28-10", "wrn16-4", *RESNETS, "mlp-64-64")  # examples, for messages and help
+_WRN = re.compile(r"wrn(\d{1,4})-(\d{1,4})")
+_MLP = re.compile(r"mlp((?:-\d{1,6})+)")
+
+
+class MLP(nn.Module):
+    """Multilayer perceptron on flattened inputs.
+
+    Args:
+        widths: lengths of the input, of every hidden layer and of the output; at least two.
+        activation: makes one activation; called once for every hidden layer.
+    """
+
+    def __init__(
+        self, widths: tuple[int, ...], *, activation: Callable[[], nn.Module] = nn.GELU
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), activation()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map inputs (N, …) to outputs (N, widths[-1])."""
+        return self.layers(inputs.flatten(1))
+
+
+def build(spec: ModelSpec, *, seed: int = 0) -> nn.Module:
+    """Build the network that ``spec`` describes, on the CPU.
+
+    Names are ``wrn<depth>-<widen>`` (depth 6n + 4), ``resnet18|34|50|101``, ``mlp-<width>-…`` with
+    its hidden widths, and ``package.module:factory``. Missing parts of ``spec`` have defaults:
+    GELU (ReLU for the ResNets), 10 classes (1000 for the ResNets), three channels.
+
+    Args:
+        spec: the description.
+        seed: seed of the initial weights; torch's global generators are neither read nor moved.
+
+    Returns:
+        A new network in training mode, in torch's default dtype.
+
+    Raises:
+        InputError: an unknown name or activation, a size out of range, ``input_shape`` missing for
+            a perceptron, an activation given to a factory, or a factory that fails.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        return _construct(spec)
+
+
+def skeleton(spec: ModelSpec) -> nn.Module:
+    """Build the network on the meta device: names and shapes, at no cost in memory.
+
+    Raises:
+        InputError: as ``build``.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return _construct(spec)
+
+
+def _construct(spec: ModelSpec) -> nn.Module:
+    _check_sizes(spec)
+    if factories.is_factory(spec.name):
+        return _from_factory(spec)
+    is_resnet = spec.name in RESNETS
+    name = spec.activation or ("relu" if is_resnet else "gelu")
+
+    def activation() -> nn.Module:
+        return activations.make(name, spec.beta)
+
+    num_classes = spec.num_classes or (1000 if is_resnet else 10)
+    in_channels = spec.input_shape[0] if spec.input_shape else 3
+    if is_resnet:
+        return _resnet(spec.name, num_classes, in_channels, activation)
+    if found := _WRN.fullmatch(spec.name):
+        depth, widen = map(int, found.groups())
+        return WideResNet(
+            depth, widen, num_classes=num_classes, in_channels=in_channels, activation=activation
+        )
+    if found := _MLP.fullmatch(spec.name):
+        hidden = [int(width) for width in found.group(1).split("-")[1:]]
+        if 0 in hidden:
+            raise InputError("a perceptron's layer is empty", got=spec.name, wanted="widths ≥ 1")
+        if spec.input_shape is None:
+            raise InputError(f"the network {spec.name} needs the shape of its input")
+        return MLP((math.prod(spec.input_shape), *hidden, num_classes), activation=activation)
+    raise unknown(
+        "model",
+        spec.name,
+        NAMES,
+        hint="also any wrn<depth>-<widen>, mlp-<width>-…, or package.module:factory",
+    )
+
+
+def _resnet(
+    name: str, num_classes: int, in_channels: int, activation: Callable[[], nn.Module]
+) -> nn.Module:
+    """Build torchvision's ResNet, its in-place ReLUs replaced; the tensors keep their names."""
+    from torchvision.models import resnet  # slow to import, and most networks do without
+
+    model = getattr(resnet, name)(num_classes=num_classes)
+    if in_channels != 3:
+        model.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    for module in list(model.modules()):
+        for child_name, child in list(module.named_children()):
+            if isinstance(child, nn.ReLU):
+                setattr(module, child_name, activation())
+    return model
+
+
+def _from_factory(spec: ModelSpec) -> nn.Module:
+    if spec.activation is not None or spec.beta is not None:
+        raise InputError(
+            f"the model factory {spec.name} chooses its own activation",
+            got=f"activation {spec.activation}, β {spec.beta}",
+            hint="leave the activation and β out",
+        )
+    model = factories.call(spec.name, "model")
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"the model factory {spec.name} returned no network",
+            got=type(model).__name__,
+            wanted="a torch.nn.Module",
+        )
+    return model
+
+
+def _check_sizes(spec: ModelSpec) -> None:
+    """Refuse sizes that no network has; a checkpoint's metadata may hold anything."""
+    sizes = (spec.num_classes, *(spec.input_shape or ()))
+    if any(size is not None and (type(size) is not int or size < 1) for size in sizes):
+        raise InputError(
+            f"the network {spec.name} has a size out of range",
+            got=f"{spec.num_classes} classes, input shape {spec.input_shape}",
+            wanted="integers ≥ 1",
+        )

@@ -1,0 +1,1 @@
+"""Reports as text, JSON and plots: pure functions of results."""

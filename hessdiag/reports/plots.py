@@ -1,0 +1,88 @@
+"""Plots of reports, as matplotlib figures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
+
+from hessdiag.errors import InputError
+from hessdiag.files import replacing
+from hessdiag.metadata import Provenance
+from hessdiag.reports.axis import SymlogAxis
+from hessdiag.spectra import Report
+
+COLOURS = {"hessian": "#333333", "gn": "#0072b2", "nme": "#d55e00"}  # safe for colour-blind eyes
+LABELS = {"hessian": "Hessian H", "gn": "Gauss-Newton G", "nme": "NME N"}
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def check_plot_path(path: str | os.PathLike[str]) -> None:
+    """Refuse a plot whose suffix matplotlib would not know.
+
+    Raises:
+        InputError: the suffix is not one of SUFFIXES.
+    """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise InputError(
+            "unknown kind of plot", got=Path(path).name, wanted=f"a name in {', '.join(SUFFIXES)}"
+        )
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure to ``path`` in one step; its suffix chooses the format."""
+    check_plot_path(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=160)
+
+
+def spectrum_figure(report: Report, provenance: Provenance | None = None) -> Figure:
+    """Draw the densities of the parts on one symmetric-log axis, eigenvalues marked below.
+
+    Raises:
+        InputError: the report holds no density.
+    """
+    parts = {name: part for name, part in report.parts.items() if part.density is not None}
+    if not parts:
+        raise InputError("there is no density to plot", hint="leave out --no-density")
+    axis = SymlogAxis((part.density for part in parts.values() if part.density), 2000)
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    curves_axes, marks_axes = figure.subplots(
+        2, 1, sharex=True, gridspec_kw={"height_ratios": (8, 1 + 0.5 * len(parts))}
+    )
+    for row, (name, part) in enumerate(parts.items()):
+        assert part.density is not None
+        curve = axis.density(part.density)
+        shown = np.maximum(curve, curve.max() * 1e-12)
+        curves_axes.plot(axis.grid, shown, color=COLOURS[name], label=LABELS[name], lw=1.6)
+        values = [ritz.value for ritz in (*part.top, *part.bottom)]
+        converged = [ritz.converged for ritz in (*part.top, *part.bottom)]
+        for value, ok in zip(values, converged, strict=True):
+            marks_axes.plot(
+                value, -row, "|" if ok else "x", color=COLOURS[name], markersize=9, clip_on=False
+            )
+    peak = max(float(axis.density(p.density).max()) for p in parts.values() if p.density)
+    curves_axes.set_yscale("log")
+    curves_axes.set_ylim(peak * 1e-8, peak * 3)
+    curves_axes.set_xscale("symlog", linthresh=axis.tau, linscale=0.7)
+    curves_axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=10 * axis.tau))
+    curves_axes.set_xlim(axis.grid[0], axis.grid[-1])
+    curves_axes.set_ylabel("spectral density")
+    curves_axes.legend(frameon=False)
+    curves_axes.grid(alpha=0.25)
+    marks_axes.set_yticks(
+        [-row for row in range(len(parts))], [LABELS[n].split()[-1] for n in parts]
+    )
+    marks_axes.set_ylim(-len(parts) + 0.4, 0.6)
+    marks_axes.grid(axis="x", alpha=0.25)
+    marks_axes.set_xlabel("eigenvalue λ; marks: extreme eigenvalues")
+    if provenance is not None:
+        model = provenance.model
+        activation = f", {model.activation}" if model.activation else ""
+        figure.suptitle(f"{model.name}{activation} on {provenance.data}", fontsize=11)
+    return figure

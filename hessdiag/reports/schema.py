@@ -1,0 +1,144 @@
+"""Reports as JSON: plain dictionaries of fixed shape, without NaN or Infinity."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from hessdiag import __version__
+from hessdiag.linalg.density import Density
+from hessdiag.linalg.lanczos import RitzValue
+from hessdiag.linalg.trace import Estimate
+from hessdiag.metadata import Provenance
+from hessdiag.spectra import Part, Report
+
+SPECTRUM = "hessdiag.spectrum/1"
+
+
+def spectrum_json(report: Report, provenance: Provenance | None = None) -> dict[str, Any]:
+    """Lay a spectrum report out as ``hessdiag.spectrum/1``; numbers that are not finite are None.
+
+    ``notes`` gives the reason for every None and whatever else qualifies a number.
+    """
+    of = provenance
+    settings = {
+        **dataclasses.asdict(report.settings),
+        "dtype": report.dtype,
+        "device": report.device,
+        "bn": report.bn,
+        "batch_size": of.batch_size if of else None,
+        "params": report.params,
+    }
+    return _finite(
+        {
+            "schema": SPECTRUM,
+            "version": __version__,
+            "checkpoint": {
+                "path": of.checkpoint if of else None,
+                "sha256": of.checkpoint_sha256 if of else None,
+                "num_parameters": report.num_parameters,
+            },
+            "model": {
+                "name": of.model.name if of else None,
+                "activation": of.model.activation if of else None,
+                "beta": of.model.beta if of else None,
+            },
+            "data": {
+                "spec": of.data if of else None,
+                "split": of.split if of else None,
+                "num_samples": report.num_samples,
+                "sha256": of.data_sha256 if of else None,
+            },
+            "loss": {"name": report.loss_name, "value": report.loss, "accuracy": report.accuracy},
+            "settings": settings,
+            "parts": {name: _part(part) for name, part in report.parts.items()},
+            "gradient": {"norm": report.gradient_norm, "rayleigh": report.rayleigh},
+            "checks": {
+                "decomposition_residual": report.decomposition_residual,
+                "symmetry_residual": report.symmetry_residual,
+            },
+            "cost": dataclasses.asdict(report.cost),
+            "notes": notes(report),
+        }
+    )
+
+
+def notes(report: Report) -> list[str]:
+    """List what qualifies the numbers of a report: targets missed, eigenvalues not converged."""
+    found: list[str] = []
+    settings = report.settings
+    for name, part in report.parts.items():
+        if part.target_reached is False:
+            found.append(
+                f"{name}: the trace's relative error is {part.trace.rel_error:.2g} after all "
+                f"{part.trace.num_probes} probes of the budget; {settings.rel_error:g} was asked for"
+            )
+        elif part.target_reached:
+            found.append(
+                f"{name}: relative error {part.trace.rel_error:.2g} reached with "
+                f"{part.trace.num_probes} probes"
+            )
+        for end in ("top", "bottom"):
+            missing = sum(not ritz.converged for ritz in getattr(part, end))
+            if missing:
+                found.append(
+                    f"{name}: {missing} of {settings.top_k} {end} eigenvalues not converged within "
+                    f"{report.cost.passes[f'{name}.lanczos']} passes; see their residuals"
+                )
+    if settings.num_probes == 1:
+        found.append("one probe gives no standard error and no interval: null")
+    if report.accuracy is None:
+        found.append("the targets are not classes, so there is no accuracy: null")
+    if any(value is None for value in report.rayleigh.values()):
+        found.append("the gradient is exactly zero and has no direction: rayleigh is null")
+    return found
+
+
+def dumps(payload: dict[str, Any]) -> str:
+    """Serialise a report, ending in a newline."""
+    return json.dumps(payload, indent=2, allow_nan=False) + "\n"
+
+
+def _part(part: Part) -> dict[str, Any]:
+    payload: dict[str, Any] = {
+        "trace": _estimate(part.trace),
+        "frobenius_norm": _estimate(part.frobenius_norm),
+        "top": [_ritz(ritz) for ritz in part.top],
+        "bottom": [_ritz(ritz) for ritz in part.bottom],
+    }
+    if part.target_reached is not None:
+        payload["trace"]["rel_error"] = part.trace.rel_error
+        payload["trace"]["target_reached"] = part.target_reached
+    if part.density is not None:
+        payload["density"] = _density(part.density)
+    if part.layers is not None:
+        payload["layers"] = {
+            name: {"trace": _estimate(trace)} for name, trace in part.layers.items()
+        }
+    return payload
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return dataclasses.asdict(estimate)
+
+
+def _ritz(ritz: RitzValue) -> dict[str, Any]:
+    return dataclasses.asdict(ritz)
+
+
+def _density(density: Density) -> dict[str, Any]:
+    fields = dataclasses.asdict(density)
+    return {name: getattr(value, "tolist", lambda v=value: v)() for name, value in fields.items()}
+
+
+def _finite(value: Any) -> Any:
+    """Copy a JSON-like structure with None for every number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,177 @@
+"""Reports for the terminal: Rich renderables, pure functions of the results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from hessdiag.linalg.lanczos import RitzValue
+from hessdiag.linalg.trace import Estimate
+from hessdiag.metadata import Provenance
+from hessdiag.reports.axis import SymlogAxis
+from hessdiag.reports.schema import notes
+from hessdiag.spectra import Report
+
+TITLES = {"hessian": "Hessian H", "gn": "Gauss-Newton G", "nme": "NME N"}
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def spectrum_text(report: Report, provenance: Provenance | None = None) -> RenderableType:
+    """Lay a spectrum report out: parts side by side, density, notes."""
+    blocks: list[RenderableType] = [_headline(report, provenance), _table(report)]
+    if any(part.density for part in report.parts.values()):
+        blocks.append(_density(report))
+    if any(part.layers for part in report.parts.values()):
+        blocks.append(_layers(report))
+    blocks.append(_footer(report))
+    return Group(*blocks)
+
+
+def plus_minus(value: float, error: float | None) -> str:
+    """Format value ± error with as many digits as the error warrants."""
+    if error is None:
+        return f"{value:.4g}"
+    if not math.isfinite(value):
+        return "not finite"
+    error = max(error, 1e-7 * abs(value))
+    if error == 0:
+        return "0"
+    largest = max(abs(value), error)
+    if 1e-3 <= largest < 1e5:
+        digits = min(max(1 - math.floor(math.log10(error)), 0), 6)
+        return f"{value:.{digits}f} ± {_short(error)}"
+    power = math.floor(math.log10(largest))
+    scale = 10.0**power
+    digits = min(max(1 - math.floor(math.log10(error / scale)), 0), 5)
+    return f"({value / scale:.{digits}f} ± {_short(error / scale)})e{power}"
+
+
+def _short(error: float) -> str:
+    if error < 1e-4:
+        return f"{error:.0e}"
+    digits = max(1 - math.floor(math.log10(error)), 0)
+    return f"{error:.{digits}f}"
+
+
+def _headline(report: Report, provenance: Provenance | None) -> Text:
+    parts: list[str] = []
+    if provenance is not None:
+        model = provenance.model
+        beta = f"({model.beta:g})" if model.beta is not None else ""
+        activation = f" {model.activation}{beta}" if model.activation else ""
+        parts.append(f"{model.name}{activation} on {provenance.data} ({provenance.split})")
+    parts.append(f"{report.num_parameters:,} parameters, {report.num_samples:,} samples")
+    accuracy = f", accuracy {report.accuracy:.2%}" if report.accuracy is not None else ""
+    parts.append(f"{report.loss_name} {report.loss:.4g}{accuracy}")
+    return Text("\n".join(parts))
+
+
+def _table(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column("")
+    for name in report.parts:
+        table.add_column(TITLES[name], justify="right", no_wrap=True)
+    parts = list(report.parts.values())
+    table.add_row("trace", *(_value(part.trace) for part in parts))
+    table.add_row("  95 % interval", *(_interval(part.trace) for part in parts), style="dim")
+    table.add_row("Frobenius norm", *(_value(part.frobenius_norm) for part in parts))
+    for end, label in (("top", "λ max"), ("bottom", "λ min")):
+        values = [getattr(part, end) for part in parts]
+        _add_eigenvalues(table, label, values)
+    rayleigh = list(report.rayleigh.values())
+    table.add_row(
+        "along the gradient",
+        *("none" if value is None else f"{value:.4g}" for value in rayleigh),
+    )
+    return table
+
+
+def _add_eigenvalues(table: Table, label: str, columns: Sequence[tuple[RitzValue, ...]]) -> None:
+    for index in range(max(map(len, columns))):
+        name = label if index == 0 else f"  {_ordinal(index + 1)}"
+        table.add_row(
+            name,
+            *(
+                plus_minus(column[index].value, column[index].residual)
+                + ("" if column[index].converged else " ?")
+                for column in columns
+            ),
+        )
+
+
+def _density(report: Report) -> Group:
+    """Draw the densities as rows of bars, logarithmic in height, on one symmetric-log axis."""
+    densities = {n: part.density for n, part in report.parts.items() if part.density is not None}
+    axis = SymlogAxis(densities.values(), 60)
+    lines: list[Text] = [Text("\nspectral density (symmetric-log axis, log height)", style="dim")]
+    curves = {name: axis.density(density) for name, density in densities.items()}
+    peak = max(float(curve.max()) for curve in curves.values())
+    for name, curve in curves.items():
+        height = np.log10(np.maximum(curve / peak, 1e-7)) / 7 + 1
+        bars = "".join(_BARS[int(np.ceil(h * 8))] for h in np.clip(height, 0, 1))
+        lines.append(Text(f"{TITLES[name]:<15}").append(bars, style="cyan"))
+    low, high = f"{axis.grid[0]:.2g}", f"{axis.grid[-1]:.2g}"
+    ruler = list(low.ljust(60 - len(high)) + high)
+    if axis.grid[0] < 0 < axis.grid[-1]:
+        zero = int(np.searchsorted(axis.grid, 0.0))
+        if len(low) < zero < 60 - len(high):
+            ruler[zero] = "0"
+    lines.append(Text(" " * 15 + "".join(ruler), style="dim"))
+    return Group(*lines)
+
+
+def _layers(report: Report) -> Table:
+    table = Table(
+        box=None, pad_edge=False, padding=(1, 3, 0, 0), header_style="bold", title_justify="left"
+    )
+    table.add_column("trace by layer")
+    for name in report.parts:
+        table.add_column(TITLES[name], justify="right", no_wrap=True)
+    columns = [part.layers or {} for part in report.parts.values()]
+    for layer in columns[0]:
+        table.add_row(escape(layer), *(_value(column[layer]) for column in columns))
+    table.padding = (0, 3, 0, 0)
+    return table
+
+
+def _footer(report: Report) -> Text:
+    cost = report.cost
+    settings = report.settings
+    text = Text()
+    text.append(
+        f"\n± is the standard error over {settings.num_probes} probes, for eigenvalues the residual "
+        f"bound\nchecks: |Hv − (Gv + Nv)| / |Hv| = {report.decomposition_residual:.1e}",
+        style="dim",
+    )
+    if report.symmetry_residual is not None:
+        text.append(f", asymmetry {report.symmetry_residual:.1e}", style="dim")
+    products = sum(cost.products.values())
+    text.append(
+        f"\n{cost.passes['total']} passes over the data, {products} products, "
+        f"{cost.seconds:.1f} s, peak memory {cost.peak_memory_bytes / 2**30:.2f} GiB, "
+        f"{report.dtype} on {report.device}",
+        style="dim",
+    )
+    for note in notes(report):
+        text.append(f"\nnote: {note}", style="yellow")
+    return text
+
+
+def _value(estimate: Estimate) -> str:
+    return plus_minus(estimate.value, estimate.stderr)
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.ci95 is None:
+        return "none"
+    return f"\\[{estimate.ci95[0]:.4g}, {estimate.ci95[1]:.4g}]"
+
+
+def _ordinal(number: int) -> str:
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number, 'th') }"

@@ -1,0 +1,215 @@
+"""A checkpoint together with its network and data: what every diagnostic command looks at."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hessdiag.curvature.memory import linearisation_bytes
+from hessdiag.curvature.risk import EmpiricalRisk
+from hessdiag.data import datasets
+from hessdiag.data.datasets import Dataset
+from hessdiag.errors import InputError, unknown
+from hessdiag.metadata import Metadata, ModelSpec, Provenance
+from hessdiag.nets import checkpoints, models
+from hessdiag.nets.checkpoints import Checkpoint
+
+DEFAULT_SAMPLES = 512
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_GRAPH_BUDGET = {"cpu": 1 << 30, "cuda": 8 << 30}  # bytes of one microbatch's linearisation
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network and a sample of data to look at it with.
+
+    Attributes:
+        checkpoint: the file's tensors and metadata.
+        spec: how the network was built.
+        model: the network with the checkpoint's weights, on the device.
+        data: the sample.
+        loss: name of the loss.
+        batch_size: examples in a microbatch.
+        dtype: floating type to compute in.
+    """
+
+    checkpoint: Checkpoint
+    spec: ModelSpec
+    model: nn.Module
+    data: Dataset
+    loss: str
+    batch_size: int
+    dtype: torch.dtype
+
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        """Cut the sample into microbatches; views, nothing is copied."""
+        inputs = self.data.inputs.split(self.batch_size)
+        return list(zip(inputs, self.data.targets.split(self.batch_size), strict=True))
+
+    def provenance(self) -> Provenance:
+        """Say which checkpoint, network and data this is."""
+        return Provenance(
+            checkpoint=str(self.checkpoint.path),
+            checkpoint_sha256=self.checkpoint.sha256,
+            model=self.spec,
+            data=self.data.spec,
+            split=self.data.split,
+            data_sha256=self.data.sha256,
+            batch_size=self.batch_size,
+        )
+
+
+def load(
+    path: str,
+    *,
+    model: str | None = None,
+    activation: str | None = None,
+    beta: float | None = None,
+    data: str | None = None,
+    split: str = "train",
+    num_samples: int | None = None,
+    batch_size: int | None = None,
+    loss: str | None = None,
+    bn: str = "eval",
+    device: str = "auto",
+    dtype: str = "float32",
+    seed: int = 0,
+    data_root: str | None = None,
+    download: bool = False,
+) -> Subject:
+    """Load a checkpoint; what is not given comes from its metadata or its tensors' shapes.
+
+    Raises:
+        InputError: the file, the network or the data cannot be had, or do not belong together.
+    """
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    if split not in ("train", "test"):
+        raise unknown("split", split, ("train", "test"))
+    for name, value in (("--num-samples", num_samples), ("--batch-size", batch_size)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is too small", got=value, wanted="at least 1")
+    where = resolve_device(device)
+    checkpoint = checkpoints.read(path)
+    sample = _load_data(checkpoint.metadata, data, split, num_samples, seed, data_root, download)
+    spec = _describe(checkpoint, sample, model, activation, beta)
+    network = models.build(spec)
+    checkpoints.load_into(network, checkpoint)
+    network.to(where).eval()
+    meta = checkpoint.metadata
+    subject = Subject(
+        checkpoint=checkpoint,
+        spec=spec,
+        model=network,
+        data=sample,
+        loss=loss or (meta.loss if meta and meta.loss else "cross-entropy"),
+        batch_size=batch_size or sample.num_samples,
+        dtype=DTYPES[dtype],
+    )
+    if bn == "batch":
+        if batch_size is not None and batch_size < sample.num_samples:
+            raise InputError(
+                "with --bn batch the whole sample is one batch",
+                got=f"--batch-size {batch_size} for {sample.num_samples} samples",
+                hint="leave out --batch-size, or lower --num-samples",
+            )
+    elif batch_size is None:
+        subject = dataclasses.replace(subject, batch_size=_fitting_batch(subject))
+    return subject
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``--device`` into a device.
+
+    Raises:
+        InputError: unknown, or CUDA is asked for and not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise unknown("device", device, ("auto", "cpu", "cuda", "cuda:0"))
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            raise InputError(
+                "there is no such CUDA device",
+                got=f"--device {device}, {count} devices seen",
+                hint="use --device cpu; hessdiag doctor shows what is available",
+            )
+    return torch.device(device)
+
+
+def _load_data(
+    meta: Metadata | None,
+    spec: str | None,
+    split: str,
+    num_samples: int | None,
+    seed: int,
+    root: str | None,
+    download: bool,
+) -> Dataset:
+    known = meta.data if meta else None
+    if spec is None and known is None:
+        raise InputError(
+            "no data are known for this checkpoint",
+            wanted="--data digits, --data cifar10, --data file.npz, --data folder:DIR, …",
+        )
+    chosen = spec or (known.spec if known else "")
+
+    # scaling belongs to the network, so the checkpoint's own goes for other data as well
+    mean, std = (known.mean, known.std) if known else (None, None)
+    return datasets.load(
+        chosen,
+        split=split,
+        num_samples=num_samples,
+        at_most=DEFAULT_SAMPLES,
+        seed=seed,
+        root=root,
+        download=download,
+        mean=mean,
+        std=std,
+    )
+
+
+def _describe(
+    checkpoint: Checkpoint,
+    data: Dataset,
+    name: str | None,
+    activation: str | None,
+    beta: float | None,
+) -> ModelSpec:
+    """Describe the network: options first, then metadata, then the tensors' names and shapes."""
+    meta = checkpoint.metadata
+    seen = checkpoints.recognise(checkpoint.tensors)
+    base = meta.model if meta else seen
+    if name is not None and (base is None or base.name != name):
+        classes = seen.num_classes if seen else data.num_classes
+        base = ModelSpec(name, num_classes=classes)
+    if base is None:
+        raise InputError(
+            "the network of this checkpoint is not recognised",
+            got=f"tensors such as {', '.join(list(checkpoint.tensors)[:3])}",
+            wanted=f"--model with one of {', '.join(models.NAMES)}, or package.module:factory",
+        )
+    if ":" not in base.name:
+        base = dataclasses.replace(base, input_shape=data.input_shape)
+    if activation is not None:
+        base = dataclasses.replace(base, activation=activation, beta=None)
+    if beta is not None:
+        base = dataclasses.replace(base, beta=beta)
+    return base
+
+
+def _fitting_batch(subject: Subject) -> int:
+    """Choose the microbatch by the network's memory per example, the same on every run."""
+    pair = subject.data.inputs[:2], subject.data.targets[:2]
+    risk = EmpiricalRisk(subject.model, [pair], subject.loss, dtype=subject.dtype)
+    x, y = next(risk.microbatches())
+    datasets.check_labels(subject.data.targets, risk.outputs(x).shape[1])
+    per_example = linearisation_bytes(risk, x, y) / len(y)
+    budget = _GRAPH_BUDGET[risk.device.type]
+    return max(1, min(int(budget / max(per_example, 1)), subject.data.num_samples, 1024))
