@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from hessdiag.curvature.decomposition import Decomposition, Products
     from hessdiag.errors import InputError
     from hessdiag.linalg.trace import Estimate
-    from hessdiag.spectra import Report, spectrum
+    from hessdiag.spectra.report import Report
+    from hessdiag.spectra.run import spectrum
 
 __version__ = "0.1.0"
 
@@ -21,8 +22,8 @@ _HOMES = {
     "Products": "hessdiag.curvature.decomposition",
     "InputError": "hessdiag.errors",
     "Estimate": "hessdiag.linalg.trace",
-    "Report": "hessdiag.spectra",
-    "spectrum": "hessdiag.spectra",
+    "Report": "hessdiag.spectra.report",
+    "spectrum": "hessdiag.spectra.run",
 }
 
 __all__ = [

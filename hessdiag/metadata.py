@@ -79,10 +79,11 @@ class Metadata:
                     got=repr(raw["schema"])[:80],
                     wanted=SCHEMA,
                 )
+            own = {name: raw.get(name) for name in ("loss", "recipe", "regulariser", "epoch")}
             return cls(
-                model=ModelSpec(**_tuples(raw["model"])),
-                data=DataSpec(**_tuples(raw["data"])) if raw.get("data") else None,
-                **{name: raw.get(name) for name in ("loss", "recipe", "regulariser", "epoch")},
+                model=ModelSpec(**_checked(raw["model"])),
+                data=DataSpec(**_checked(raw["data"])) if raw.get("data") else None,
+                **_checked(own),
                 metrics={str(key): float(value) for key, value in raw.get("metrics", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -116,6 +117,25 @@ class Provenance:
     batch_size: int
 
 
-def _tuples(raw: dict[str, Any]) -> dict[str, Any]:
-    """Turn JSON's lists back into tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "activation", "spec", "loss", "recipe", "regulariser"), str),
+    **dict.fromkeys(("num_classes", "epoch", "input_shape"), int),
+    **dict.fromkeys(("beta", "mean", "std"), (int, float)),
+}
+_LISTS = ("input_shape", "mean", "std")
+
+
+def _checked(raw: dict[str, Any]) -> dict[str, Any]:
+    """Check the fields' kinds, and turn JSON's lists back into tuples.
+
+    Raises:
+        TypeError: a field of the wrong kind.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in raw.items():
+        items = value if name in _LISTS and isinstance(value, list) else [value]
+        fits = all(isinstance(item, _KINDS[name]) and not isinstance(item, bool) for item in items)
+        if value is not None and not (fits and (name in _LISTS) == isinstance(value, list)):
+            raise TypeError(f"{name} = {value!r:.60}")
+        checked[name] = tuple(value) if isinstance(value, list) else value
+    return checked

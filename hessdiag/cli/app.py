@@ -16,7 +16,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    rich_markup_mode=None,  # boxes around the help would double the time it takes to appear
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
 )
 app.command("demo")(demo.demo)
 app.command("spectrum")(spectrum.spectrum)

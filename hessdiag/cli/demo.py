@@ -43,7 +43,7 @@ def demo(
     screen.print(
         "\nThe Nonlinear Modeling Error N is what the Gauss-Newton approximation leaves out: it "
         "holds the negative\ncurvature of H, and its Frobenius norm beside G's says how much is "
-        f"left out.\n\nThe plot is {plot}. Next, try: hessdiag spectrum {name} --part nme --per-layer"
+        f"left out.\n\nThe plot is {plot}. Next, try:\n  hessdiag spectrum {name} --part nme --per-layer"
     )
 
 

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-_SUBJECT, _OUTPUT = "Network and data", "Output"
-
 Checkpoint = Annotated[
     str, typer.Argument(help="A .safetensors checkpoint, or a .pt/.pth state dict.")
 ]
@@ -16,42 +14,37 @@ Model = Annotated[
     typer.Option(
         help="wrn<depth>-<widen>, resnet18|34|50|101, mlp-64-64, or package.module:factory. "
         "Default: the checkpoint's metadata, else its tensors' names and shapes.",
-        rich_help_panel=_SUBJECT,
     ),
 ]
 Activation = Annotated[
     str | None,
-    typer.Option(help="relu, gelu, beta_gelu, silu, tanh, …", rich_help_panel=_SUBJECT),
+    typer.Option(help="relu, gelu, beta_gelu, silu, tanh, …"),
 ]
-Beta = Annotated[float | None, typer.Option(help="β of the activation.", rich_help_panel=_SUBJECT)]
+Beta = Annotated[float | None, typer.Option(help="β of the activation.")]
 Data = Annotated[
     str | None,
     typer.Option(
         help="digits, cifar10, cifar100, mnist, fashion-mnist, imagenet, folder:DIR, a .npz or "
         ".safetensors file, or package.module:factory. Default: the checkpoint's metadata.",
-        rich_help_panel=_SUBJECT,
     ),
 ]
-Split = Annotated[str, typer.Option(help="train or test.", rich_help_panel=_SUBJECT)]
+Split = Annotated[str, typer.Option(help="train or test.")]
 NumSamples = Annotated[
     int | None,
     typer.Option(
         help="Examples, drawn at random by --seed. Default: 512, or all if there are fewer.",
-        rich_help_panel=_SUBJECT,
     ),
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(
         help="Examples in a microbatch: memory only, the result does not depend on it.",
-        rich_help_panel=_SUBJECT,
     ),
 ]
 Loss = Annotated[
     str | None,
     typer.Option(
         help="cross-entropy or mse. Default: the checkpoint's metadata, else cross-entropy.",
-        rich_help_panel=_SUBJECT,
     ),
 ]
 Bn = Annotated[
@@ -59,28 +52,25 @@ Bn = Annotated[
     typer.Option(
         "--bn",
         help="eval: BatchNorm's running statistics; batch: those of the sample, as one batch.",
-        rich_help_panel=_SUBJECT,
     ),
 ]
-DataRoot = Annotated[
-    str | None, typer.Option(help="Folder of torchvision's data sets.", rich_help_panel=_SUBJECT)
-]
+DataRoot = Annotated[str | None, typer.Option(help="Folder of torchvision's data sets.")]
 Download = Annotated[
     bool,
-    typer.Option("--download", help="Fetch a torchvision data set.", rich_help_panel=_SUBJECT),
+    typer.Option("--download", help="Fetch a torchvision data set."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
 Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
 Json = Annotated[
     str | None,
-    typer.Option("--json", help="Write the report as JSON; - for stdout.", rich_help_panel=_OUTPUT),
+    typer.Option("--json", help="Write the report as JSON; - for stdout."),
 ]
 Plot = Annotated[
     str | None,
-    typer.Option("--plot", help="Write a plot: .png, .svg or .pdf.", rich_help_panel=_OUTPUT),
+    typer.Option("--plot", help="Write a plot: .png, .svg or .pdf."),
 ]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", help="No progress, no table.", rich_help_panel=_OUTPUT),
+    typer.Option("--quiet", "-q", help="No progress, no table."),
 ]

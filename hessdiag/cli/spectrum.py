@@ -9,8 +9,6 @@ import typer
 
 from hessdiag.cli import options
 
-_ESTIMATE = "Estimates"
-
 
 def spectrum(
     checkpoint: options.Checkpoint,
@@ -18,63 +16,44 @@ def spectrum(
         list[str] | None,
         typer.Option(
             help="all, hessian, gn or nme; may be repeated. Default: all.",
-            rich_help_panel=_ESTIMATE,
         ),
     ] = None,
-    top_k: Annotated[
-        int, typer.Option(help="Eigenvalues at each end.", rich_help_panel=_ESTIMATE)
-    ] = 5,
-    num_probes: Annotated[
-        int, typer.Option(help="Probes of traces and norms.", rich_help_panel=_ESTIMATE)
-    ] = 32,
+    top_k: Annotated[int, typer.Option(help="Eigenvalues at each end.")] = 5,
+    num_probes: Annotated[int, typer.Option(help="Probes of traces and norms.")] = 32,
     rel_error: Annotated[
         float | None,
         typer.Option(
             help="Sample until each trace's 95 % interval is this narrow, relative to the trace.",
-            rich_help_panel=_ESTIMATE,
         ),
     ] = None,
-    max_probes: Annotated[
-        int, typer.Option(help="Budget of --rel-error.", rich_help_panel=_ESTIMATE)
-    ] = 1024,
-    density: Annotated[
-        bool, typer.Option(help="Spectral densities.", rich_help_panel=_ESTIMATE)
-    ] = True,
-    per_layer: Annotated[
-        bool, typer.Option("--per-layer", help="Traces by layer.", rich_help_panel=_ESTIMATE)
-    ] = False,
+    max_probes: Annotated[int, typer.Option(help="Budget of --rel-error.")] = 1024,
+    density: Annotated[bool, typer.Option(help="Spectral densities.")] = True,
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="Traces by layer.")] = False,
     params: Annotated[
         list[str] | None,
         typer.Option(
             help="Only parameters whose name matches this glob; may be repeated.",
-            rich_help_panel=_ESTIMATE,
         ),
     ] = None,
     basis_size: Annotated[
         int | None,
-        typer.Option(help="Lanczos vectors kept for each part.", rich_help_panel=_ESTIMATE),
+        typer.Option(help="Lanczos vectors kept for each part."),
     ] = None,
     block_size: Annotated[
         int | None,
         typer.Option(
             help="Lanczos vectors multiplied at once; multiplicities are right up to it.",
-            rich_help_panel=_ESTIMATE,
         ),
     ] = None,
-    depth: Annotated[
-        int, typer.Option(help="Lanczos steps behind the density.", rich_help_panel=_ESTIMATE)
-    ] = 24,
+    depth: Annotated[int, typer.Option(help="Lanczos steps behind the density.")] = 24,
     tolerance: Annotated[
         float | None,
         typer.Option(
             help="Residual over spectral scale of a converged eigenvalue. Default: 1e-4, or 1e-10 "
             "in float64.",
-            rich_help_panel=_ESTIMATE,
         ),
     ] = None,
-    max_passes: Annotated[
-        int, typer.Option(help="Passes Lanczos may take.", rich_help_panel=_ESTIMATE)
-    ] = 100,
+    max_passes: Annotated[int, typer.Option(help="Passes Lanczos may take.")] = 100,
     model: options.Model = None,
     activation: options.Activation = None,
     beta: options.Beta = None,
@@ -105,7 +84,7 @@ def spectrum(
     from hessdiag.curvature.decomposition import PARTS
     from hessdiag.errors import InputError
     from hessdiag.reports import plots, schema, text
-    from hessdiag.spectra import Progress
+    from hessdiag.spectra.run import Progress
 
     if json is not None and json != "-":
         files.check_writable(json)

@@ -122,7 +122,7 @@ def hutchinson(
     chunk: int,
     max_probes: int,
     enough: Callable[[TraceSamples], bool],
-) -> Generator[Tensor, Tensor, bool]:
+) -> Generator[Tensor, Tensor, None]:
     """Feed ``samples`` with probes ``start`` to ``stop``, then with more until ``enough``.
 
     Cost: one product a probe; ``chunk`` probes a pass.
@@ -135,9 +135,6 @@ def hutchinson(
         chunk: probes asked for at once.
         max_probes: no probe from this index on is taken.
         enough: says whether the samples suffice.
-
-    Returns:
-        Whether ``enough`` held at the end.
     """
     index = start
     if index >= stop:  # all of the first probes are somebody else's: wait for that pass
@@ -146,7 +143,6 @@ def hutchinson(
         rows = probes.rows(index, min(index + chunk, stop if index < stop else max_probes))
         samples.add(rows, (yield rows))
         index += len(rows)
-    return enough(samples)
 
 
 def estimate_mean(samples: Array) -> Estimate:

@@ -14,7 +14,7 @@ from hessdiag.errors import InputError
 from hessdiag.files import replacing
 from hessdiag.metadata import Provenance
 from hessdiag.reports.axis import SymlogAxis
-from hessdiag.spectra import Report
+from hessdiag.spectra.report import Report
 
 COLOURS = {"hessian": "#333333", "gn": "#0072b2", "nme": "#d55e00"}  # safe for colour-blind eyes
 LABELS = {"hessian": "Hessian H", "gn": "Gauss-Newton G", "nme": "NME N"}

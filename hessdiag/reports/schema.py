@@ -12,7 +12,7 @@ from hessdiag.linalg.density import Density
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
-from hessdiag.spectra import Part, Report
+from hessdiag.spectra.report import Part, Report
 
 SPECTRUM = "hessdiag.spectrum/1"
 
@@ -72,12 +72,12 @@ def notes(report: Report) -> list[str]:
     for name, part in report.parts.items():
         if part.target_reached is False:
             found.append(
-                f"{name}: the trace's relative error is {part.trace.rel_error:.2g} after all "
-                f"{part.trace.num_probes} probes of the budget; {settings.rel_error:g} was asked for"
+                f"{name}: all {part.trace.num_probes} probes spent; the trace's relative error "
+                f"is {part.trace.rel_error:.2g}, and {settings.rel_error:g} was asked for"
             )
         elif part.target_reached:
             found.append(
-                f"{name}: relative error {part.trace.rel_error:.2g} reached with "
+                f"{name}: the trace's relative error {part.trace.rel_error:.2g} was reached with "
                 f"{part.trace.num_probes} probes"
             )
         for end in ("top", "bottom"):

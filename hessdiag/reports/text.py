@@ -16,7 +16,7 @@ from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
 from hessdiag.reports.axis import SymlogAxis
 from hessdiag.reports.schema import notes
-from hessdiag.spectra import Report
+from hessdiag.spectra.report import Report
 
 TITLES = {"hessian": "Hessian H", "gn": "Gauss-Newton G", "nme": "NME N"}
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -145,8 +145,8 @@ def _footer(report: Report) -> Text:
     settings = report.settings
     text = Text()
     text.append(
-        f"\n± is the standard error over {settings.num_probes} probes, for eigenvalues the residual "
-        f"bound\nchecks: |Hv − (Gv + Nv)| / |Hv| = {report.decomposition_residual:.1e}",
+        f"\n± is the standard error over {settings.num_probes} probes, for eigenvalues a bound on "
+        f"the error\nchecks: |Hv − (Gv + Nv)| / |Hv| = {report.decomposition_residual:.1e}",
         style="dim",
     )
     if report.symmetry_residual is not None:

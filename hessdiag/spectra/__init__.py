@@ -1,0 +1,1 @@
+"""Spectra of the parts: what is asked for, how it is planned and run, what is reported."""

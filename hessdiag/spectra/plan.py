@@ -1,0 +1,124 @@
+"""Choose block, basis and lockstep for a network's size, and refuse what memory cannot hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.memory import available_bytes, linearisation_bytes
+from hessdiag.errors import InputError
+from hessdiag.linalg.lanczos import default_tolerance
+from hessdiag.spectra.report import Settings
+
+BASIS_BUDGET = 8 << 30
+"""Bytes that the Lanczos bases of all parts may take together, unless ``basis_size`` is given."""
+_CHUNK_BUDGET = 1 << 30  # bytes of probes and their products asked for in one pass
+_DENSITY_PROBES = 4  # probes of the density when top_k asks for fewer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request, completed by what suits the network.
+
+    Attributes:
+        settings: as asked for, with every choice made.
+        block_size: Lanczos vectors multiplied at once; 0 without Lanczos.
+        basis_size: Lanczos vectors kept for each part.
+        chunk: probes asked for in one pass.
+        waves: the parts whose Lanczos runs go in lockstep, one wave after another.
+    """
+
+    settings: Settings
+    block_size: int
+    basis_size: int
+    chunk: int
+    waves: tuple[tuple[str, ...], ...]
+
+    def num_vectors(self) -> int:
+        """Vectors held at once: bases, blocks under way, probes with their products."""
+        num_parts = len(self.settings.parts)
+        lanczos = len(self.waves[0]) * (self.basis_size + 4 * self.block_size)
+        return lanczos + (1 + num_parts) * self.chunk + 4
+
+
+def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
+    """Complete a request: all parts in lockstep if their bases fit BASIS_BUDGET.
+
+    The choice depends on the network's size alone, not on the machine, so that results repeat.
+
+    Raises:
+        InputError: more eigenvalues are asked for than there are.
+    """
+    size = decomposition.num_parameters
+    if asked.top_k > size:
+        raise InputError(
+            "more eigenvalues are asked for than there are",
+            got=f"top-k {asked.top_k}",
+            wanted=f"at most {size}, the number of parameters",
+        )
+    vector_bytes = size * decomposition.risk.dtype.itemsize
+    chunk = max(1, min(16, _CHUNK_BUDGET // (vector_bytes * (1 + len(asked.parts)))))
+    if not asked.density and not asked.top_k:
+        return Plan(asked, 0, 0, chunk, (asked.parts,))
+    block = asked.block_size or max(asked.top_k, _DENSITY_PROBES if asked.density else 1)
+    block = min(block, size)
+    affordable = BASIS_BUDGET // vector_bytes
+    wanted = max(4 * asked.top_k + 4 * block, block * asked.depth if asked.density else 0)
+    least = 2 * asked.top_k + 2 * block
+    basis = min(max(asked.basis_size or min(wanted, affordable - block), least), size)
+    settings = dataclasses.replace(
+        asked,
+        block_size=block,
+        basis_size=basis,
+        depth=min(asked.depth, max(basis // block, 1)),
+        tolerance=asked.tolerance or default_tolerance(decomposition.risk.dtype),
+    )
+    lockstep = len(asked.parts) * (basis + block) <= affordable
+    waves = (asked.parts,) if lockstep else tuple((part,) for part in asked.parts)
+    return Plan(settings, block, basis, chunk, waves)
+
+
+def check_memory(decomposition: Decomposition, plan: Plan) -> None:
+    """Refuse, before any long computation, what cannot fit; say what would.
+
+    Cost: two gradients on two examples.
+
+    Raises:
+        InputError: vectors and a microbatch together exceed the memory that is left.
+    """
+    risk = decomposition.risk
+    x, y = next(iter(risk.microbatches()))
+    batch = len(y)
+    few = (x[:2], y[:2]) if isinstance(x, Tensor) and batch > 2 else (x, y)
+    per_example = linearisation_bytes(risk, *few) / len(few[1])
+    vector_bytes = decomposition.num_parameters * risk.dtype.itemsize
+    vectors = plan.num_vectors() * vector_bytes
+    available = available_bytes(risk.device)
+    if vectors + batch * per_example <= available:
+        return
+    smaller_batch = int((available - vectors) / per_example)
+    if smaller_batch >= 1:
+        hint = f"--batch-size {smaller_batch}"
+    else:
+        spare = (available - per_example) / vector_bytes - plan.num_vectors()
+        smaller_basis = plan.basis_size + int(spare / len(plan.waves[0]))
+        least = 2 * plan.settings.top_k + 2 * plan.block_size
+        hint = "--batch-size 1 " + (
+            f"--basis-size {smaller_basis}"
+            if smaller_basis >= max(least, 1)
+            else "with a smaller --top-k or fewer --params"
+        )
+    raise InputError(
+        "there is too little memory",
+        got=f"{_gib(vectors)} for vectors (Lanczos bases of {plan.basis_size}) and "
+        f"{_gib(batch * per_example)} for a microbatch of {batch}",
+        wanted=f"at most the {_gib(available)} that are left on {risk.device}",
+        hint=hint,
+    )
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,249 @@
+"""The front door: from a network, data and a request to a report on its Hessian's two parts."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.losses import LossSpec
+from hessdiag.curvature.memory import peak_bytes
+from hessdiag.linalg.density import smooth
+from hessdiag.linalg.driver import Algorithm, drive
+from hessdiag.linalg.lanczos import LanczosResult, lanczos
+from hessdiag.linalg.trace import Probes, TraceSamples, hutchinson
+from hessdiag.seeds import stream
+from hessdiag.spectra.plan import Plan, check_memory, make_plan
+from hessdiag.spectra.report import Cost, Part, Report, Settings
+
+
+@dataclass
+class Progress:
+    """Where a run stands: ``passes`` done (a fraction within one) of about ``expected``."""
+
+    passes: float = 0.0
+    expected: float = 1.0
+
+
+def spectrum(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    loss: LossSpec = "cross-entropy",
+    params: str | Sequence[str] | None = None,
+    bn: str = "eval",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Any,
+) -> Report:
+    """Report traces, norms, extreme eigenvalues and densities of H, G and N.
+
+    Cost: one pass over the data per Lanczos step, all parts and probes in lockstep; the bases of
+    the parts are kept in memory (BASIS_BUDGET), one part after another if they do not fit.
+
+    Args:
+        model: any ``nn.Module`` from a batch to one tensor; nothing of it is changed.
+        batches: any iterable of (x, y), the same examples each time.
+        loss: "cross-entropy", "mse", a torch loss module, or any mean loss(z, y).
+        params: glob or globs over parameter names; None for all trainable ones.
+        bn: "eval" or "batch".
+        dtype: torch.float32 or torch.float64; None for that of the parameters.
+        device: None for that of the parameters.
+        on_progress: called after each microbatch.
+        **settings: fields of :class:`Settings`.
+
+    Raises:
+        InputError: bad settings, data or network; too little memory.
+    """
+    began = time.perf_counter()
+    progress = _Ticker(on_progress)
+    decomposition = Decomposition(
+        model,
+        batches,
+        loss,
+        params=params,
+        bn=bn,
+        dtype=dtype,
+        device=device,
+        on_microbatch=progress.microbatch,
+    )
+    asked = Settings(**settings)
+    plan = make_plan(decomposition, asked)
+    check_memory(decomposition, plan)
+    progress.expect(plan)
+
+    samples = {
+        part: TraceSamples(decomposition.layout.slices if asked.per_layer else None)
+        for part in asked.parts
+    }
+    results: dict[str, Any] = {}
+    passes: dict[str, int] = {"total": 0}
+    products: dict[str, int] = {}
+    for wave in plan.waves:
+        first = wave is plan.waves[0]
+        algorithms = _algorithms(decomposition, plan, samples, wave, with_samplers=first)
+        outcome = drive(algorithms, decomposition.answer, on_pass=progress.completed)
+        results |= outcome.results
+        passes |= outcome.passes
+        passes["total"] += outcome.num_passes
+        for part, count in outcome.num_products.items():
+            products[part] = products.get(part, 0) + count
+
+    gradient = decomposition.gradient()
+    asymmetries = [found.asymmetry for found in samples.values() if found.asymmetry is not None]
+    return Report(
+        parts={
+            part: _part(samples[part], results.get(f"{part}.lanczos"), asked)
+            for part in asked.parts
+        },
+        loss_name=decomposition.risk.loss.name,
+        loss=gradient.loss,
+        accuracy=gradient.accuracy,
+        num_parameters=decomposition.num_parameters,
+        num_samples=gradient.num_examples,
+        gradient_norm=float(gradient.vector.norm(dtype=torch.float64)),
+        rayleigh={part: results[f"{part}.rayleigh"] for part in asked.parts},
+        decomposition_residual=decomposition.residual(asked.seed),
+        symmetry_residual=max(asymmetries, default=None),
+        settings=plan.settings,
+        dtype=str(decomposition.risk.dtype).removeprefix("torch."),
+        device=str(decomposition.risk.device),
+        bn=bn,
+        params=(params,) if isinstance(params, str) else tuple(params) if params else None,
+        cost=Cost(
+            seconds=time.perf_counter() - began,
+            passes=passes,
+            products=products,
+            peak_memory_bytes=peak_bytes(decomposition.risk.device),
+        ),
+    )
+
+
+def _algorithms(
+    decomposition: Decomposition,
+    plan: Plan,
+    samples: dict[str, TraceSamples],
+    wave: tuple[str, ...],
+    *,
+    with_samplers: bool,
+) -> dict[str, tuple[str, Algorithm]]:
+    """Set up the generators of one wave; the first wave also samples for all parts."""
+    settings, risk = plan.settings, decomposition.risk
+    probes = Probes(
+        decomposition.num_parameters, seed=settings.seed, dtype=risk.dtype, device=risk.device
+    )
+    algorithms: dict[str, tuple[str, Algorithm]] = {}
+    if with_samplers:
+        for part in settings.parts:
+            algorithms[f"{part}.trace"] = (
+                part,
+                hutchinson(
+                    probes,
+                    samples[part],
+                    start=min(plan.block_size, settings.num_probes),
+                    stop=settings.num_probes,
+                    chunk=plan.chunk,
+                    max_probes=settings.max_probes,
+                    enough=functools.partial(_precise, rel_error=settings.rel_error),
+                ),
+            )
+            algorithms[f"{part}.rayleigh"] = part, _rayleigh(decomposition)
+    if plan.block_size:
+        start = probes.rows(0, plan.block_size)
+        for part in wave:
+            algorithms[f"{part}.lanczos"] = (
+                part,
+                lanczos(
+                    start,
+                    top_k=settings.top_k,
+                    depth=settings.depth if settings.density else 0,
+                    basis_size=plan.basis_size,
+                    tolerance=settings.tolerance,
+                    max_steps=settings.max_passes,
+                    seed=stream(settings.seed, "lanczos", part),
+                    watch=functools.partial(_share, samples[part], settings.num_probes),
+                ),
+            )
+    return algorithms
+
+
+def _share(samples: TraceSamples, num_probes: int, probes: Tensor, products: Tensor) -> None:
+    """Let the products of Lanczos's starting probes serve as trace samples."""
+    samples.add(probes[:num_probes], products[:num_probes])
+
+
+def _precise(samples: TraceSamples, rel_error: float | None) -> bool:
+    return rel_error is None or (len(samples) > 1 and samples.trace().rel_error <= rel_error)
+
+
+def _rayleigh(decomposition: Decomposition) -> Generator[Tensor, Tensor, float | None]:
+    """Compute ĝᵀAĝ; the gradient comes with the first pass, so the product is the second's."""
+    yield torch.empty(
+        0,
+        decomposition.num_parameters,
+        dtype=decomposition.risk.dtype,
+        device=decomposition.risk.device,
+    )
+    gradient = decomposition.gradient().vector
+    norm = gradient.norm(dtype=torch.float64)
+    if norm == 0:
+        return None
+    unit = (gradient / norm)[None]
+    return float((unit * (yield unit)).sum(dtype=torch.float64))
+
+
+def _part(
+    samples: TraceSamples,
+    spectral: LanczosResult | None,
+    settings: Settings,
+) -> Part:
+    quadrature = spectral.quadrature if spectral else None
+    return Part(
+        trace=samples.trace(),
+        frobenius_norm=samples.frobenius_norm(),
+        top=spectral.top if spectral else (),
+        bottom=spectral.bottom if spectral else (),
+        density=smooth(quadrature) if quadrature else None,
+        layers=samples.layer_traces() if settings.per_layer else None,
+        target_reached=_precise(samples, settings.rel_error) if settings.rel_error else None,
+    )
+
+
+class _Ticker:
+    """Turns microbatches and passes into Progress, guessing the passes still to come."""
+
+    def __init__(self, callback: Callable[[Progress], None] | None) -> None:
+        self.callback = callback
+        self.passes = 0
+        self.microbatches = 0  # of the pass under way
+        self.per_pass = 0
+        self.at_least = 2.0
+
+    def expect(self, plan: Plan) -> None:
+        """Set the guess: the quadrature's steps, or what eigenvalues commonly take."""
+        settings = plan.settings
+        sampling = settings.num_probes / plan.chunk
+        steps = max(settings.depth if settings.density else 0, 15 if settings.top_k else 0)
+        self.at_least = len(plan.waves) * max(steps, sampling, 2)
+
+    def microbatch(self) -> None:
+        self.microbatches += 1
+        self._report()
+
+    def completed(self, _: int) -> None:
+        self.per_pass, self.microbatches = self.microbatches, 0
+        self.passes += 1
+        self._report()
+
+    def _report(self) -> None:
+        if self.callback is not None:
+            fraction = self.microbatches / self.per_pass if self.per_pass else 0.0
+            done = self.passes + min(fraction, 1.0)
+            self.callback(Progress(done, max(self.at_least, 1.15 * done)))

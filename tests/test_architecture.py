@@ -1,0 +1,85 @@
+"""The floors of the house: a file imports only from its own floor's folder and from lower floors."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hessdiag
+
+ROOT = Path(hessdiag.__file__).parent
+FLOORS = (
+    {"errors", "seeds", "metadata", "files", "factories"},
+    {"linalg", "nets", "data"},
+    {"curvature"},
+    {"spectra", "training", "subject"},
+    {"reports"},
+    {"cli", "__main__"},
+)
+TORCH_FREE = {"errors", "seeds", "metadata", "files", "factories", "cli", "__main__", "__init__"}
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def floor(name: str) -> int:
+    return next(level for level, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    """Dotted names of the modules that a file imports; ``from a import b`` gives ``a`` and ``a.b``."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def own_rooms(names: set[str]) -> set[str]:
+    rooms = {name.split(".")[1] for name in names if name.startswith("hessdiag.")}
+    return rooms & set.union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_come_from_lower_floors(path):
+    here = room(path)
+    if here == "__init__":
+        return
+    for other in own_rooms(imports(path)) - {here}:
+        same_floor = floor(other) == floor(here)
+        # modules of one floor may know each other only on the ground floor and among front doors
+        allowed = floor(other) < floor(here) or (same_floor and floor(here) in (0, 3, 5))
+        assert allowed, f"{here} (floor {floor(here)}) imports {other} (floor {floor(other)})"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if room(p) in TORCH_FREE], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_the_command_line_does_not_import_torch(path):
+    heavy = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "safetensors"}
+    names = imports(path, top_level_only=True)
+    assert not heavy & {name.split(".")[0] for name in names}
+    light = {*FLOORS[0], "cli"}
+    assert own_rooms(names) <= light
+
+
+def test_linear_algebra_never_sees_a_module():
+    for path in (ROOT / "linalg").glob("*.py"):
+        assert not {name for name in imports(path) if name.startswith("torch.nn")}
+
+
+def test_every_room_has_a_floor():
+    for path in MODULES:
+        assert room(path) == "__init__" or floor(room(path)) >= 0
+
+
+def test_files_can_be_read_in_one_sitting():
+    long = {str(p): n for p in MODULES if (n := len(p.read_text("utf-8").splitlines())) > 320}
+    assert not long
