@@ -45,7 +45,7 @@ class Bar:
 
     def __init__(self, display: Progress, title: str) -> None:
         self._display = display
-        self._task = display.add_task(title, total=None, detail="")
+        self._task = display.add_task(title, total=None, detail="reading")
 
     def update(self, done: float, expected: float, detail: str = "") -> None:
         """Show ``done`` of ``expected`` and a word on what is under way."""

@@ -49,7 +49,7 @@ def spectrum(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Residual over spectral scale of a converged eigenvalue. Default: 1e-4, or 1e-10 "
+            help="Residual over spectral scale of a converged eigenvalue. Default: 1e-3, or 1e-10 "
             "in float64.",
         ),
     ] = None,
@@ -94,7 +94,7 @@ def spectrum(
         if not density:
             raise InputError("--plot draws the densities", got="--no-density")
     parts = tuple(dict.fromkeys(part or ["all"]))
-    with console.progress("reading", quiet=quiet) as bar:
+    with console.progress("spectrum", quiet=quiet) as bar:
         found = subject.load(
             checkpoint,
             model=model,

@@ -64,8 +64,8 @@ class LanczosResult:
 
 
 def default_tolerance(dtype: torch.dtype) -> float:
-    """Residual over spectral scale at which a Ritz value counts as converged: 1e-4 or 1e-10."""
-    return 1e-10 if dtype == torch.float64 else 1e-4
+    """Residual over spectral scale at which a Ritz value counts as converged: 1e-3 or 1e-10."""
+    return 1e-10 if dtype == torch.float64 else 1e-3
 
 
 def lanczos(

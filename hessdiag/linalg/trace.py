@@ -89,7 +89,7 @@ class TraceSamples:
         if self.asymmetry is None and len(probes) > 1:
             # vᵀ(Aw) = wᵀ(Av) for a symmetric A; relative to the size of a generic entry
             difference = _dot(probes[0], products[1]) - _dot(probes[1], products[0])
-            scale = math.sqrt(_dot(probes[0], probes[0]) * self._squared_norm[-1])
+            scale = math.sqrt(_dot(probes[0], probes[0]) * _dot(products[1], products[1]))
             self.asymmetry = abs(difference) / scale if scale else 0.0
 
     def trace(self) -> Estimate:

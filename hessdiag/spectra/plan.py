@@ -13,10 +13,11 @@ from hessdiag.errors import InputError
 from hessdiag.linalg.lanczos import default_tolerance
 from hessdiag.spectra.report import Settings
 
-BASIS_BUDGET = 8 << 30
+BASIS_BUDGET = 6 << 30
 """Bytes that the Lanczos bases of all parts may take together, unless ``basis_size`` is given."""
 _CHUNK_BUDGET = 1 << 30  # bytes of probes and their products asked for in one pass
 _DENSITY_PROBES = 4  # probes of the density when top_k asks for fewer
+_BASIS_BLOCKS = 24  # blocks in a basis, memory permitting: few problems then need a restart
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
     block = asked.block_size or max(asked.top_k, _DENSITY_PROBES if asked.density else 1)
     block = min(block, size)
     affordable = BASIS_BUDGET // vector_bytes
-    wanted = max(4 * asked.top_k + 4 * block, block * asked.depth if asked.density else 0)
+    wanted = max(block * _BASIS_BLOCKS, block * asked.depth if asked.density else 0, 48)
     least = 2 * asked.top_k + 2 * block
     basis = min(max(asked.basis_size or min(wanted, affordable - block), least), size)
     settings = dataclasses.replace(

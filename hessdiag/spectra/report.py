@@ -29,7 +29,7 @@ class Settings:
             BASIS_BUDGET.
         block_size: vectors multiplied at once by Lanczos; eigenvalues are found with their
             multiplicity up to it. None for max(top_k, 4), without density top_k.
-        tolerance: residual over spectral scale of a converged eigenvalue; None for 1e-4 in
+        tolerance: residual over spectral scale of a converged eigenvalue; None for 1e-3 in
             float32, 1e-10 in float64.
         max_passes: passes over the data that Lanczos may take.
         seed: of all randomness.

@@ -15,7 +15,9 @@ CASES: dict[str, dict[str, Tensor]] = {
     "none at all": {},
 }
 each_case = pytest.mark.parametrize("tensors", CASES.values(), ids=CASES)
-some = pytest.mark.parametrize("tensors", [t for t in CASES.values() if t], ids=filter(CASES.get, CASES))
+some = pytest.mark.parametrize(
+    "tensors", [t for t in CASES.values() if t], ids=filter(CASES.get, CASES)
+)
 
 
 @each_case

@@ -1,0 +1,297 @@
+"""The entry point: help, usage, exit codes, interruption, exceptions, hostile names."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+
+from hessdiag import __version__
+from hessdiag.spectra import run as spectra_run
+from tests.cli.conftest import FAST, Run, images
+from tests.cli.test_bad_input import refused
+
+COMMANDS = ("demo", "spectrum", "train", "doctor")
+
+
+def python(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+# --- help and usage ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help_does_not_import_torch(args: list[str]):
+    code = (
+        "import sys, atexit\n"
+        "heavy = ('torch', 'numpy', 'scipy', 'matplotlib', 'torchvision', 'safetensors')\n"
+        "atexit.register(lambda: print(*(set(heavy) & set(sys.modules)), file=sys.stderr))\n"
+        f"sys.argv = ['hessdiag', *{args!r}]\n"
+        "from hessdiag.__main__ import main\n"
+        "main()\n"
+    )
+    found = python("-c", code)
+    assert found.returncode == 0
+    assert found.stderr.strip() == ""
+    assert "Usage: hessdiag" in found.stdout
+    words = COMMANDS if args == ["--help"] else ("--help",)
+    assert all(word in found.stdout for word in words)
+
+
+def test_help_names_every_option_of_the_contract(run: Run):
+    text = run("spectrum", "--help").out
+    options = """--part --top-k --num-probes --rel-error --density --no-density --per-layer --params
+        --model --activation --beta --data --split --num-samples --batch-size --loss --bn --device
+        --dtype --seed --json --plot --quiet --data-root --download --max-probes"""
+    assert [option for option in options.split() if option not in text] == []
+
+
+def test_version(run: Run):
+    assert run("--version").out == f"hessdiag {__version__}\n"
+
+
+def test_without_a_command_the_help_is_shown(run: Run):
+    outcome = run()
+    assert outcome.code in (0, 2)
+    assert "spectrum" in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["spectra"], "No such command 'spectra'.*spectrum"),
+        (["spectrum", "x.safetensors", "--topk", "3"], "No such option: --topk.*--top-k"),
+        (["spectrum"], "Missing argument 'CHECKPOINT'"),
+        (["spectrum", "x.safetensors", "--top-k", "many"], "'many' is not a valid int"),
+        (["spectrum", "x.safetensors", "--top-k"], "requires an argument"),
+    ],
+)
+def test_bad_usage(run: Run, args: list[str], words: str):
+    outcome = run(*args)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "Traceback" not in outcome.err
+    assert re.search(words, outcome.err, re.DOTALL), outcome.err
+
+
+def test_doctor(run: Run):
+    outcome = run("doctor")
+    assert (outcome.code, outcome.err) == (0, "")
+    for words in (__version__, torch.__version__, "GiB free", "H = G + N to"):
+        assert words in outcome.out
+
+
+def test_doctor_says_if_the_decomposition_is_wrong(run: Run, monkeypatch):
+    monkeypatch.setattr("hessdiag.Decomposition.residual", lambda _: 1e-3)
+    outcome = run("doctor")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: the decomposition does not come out right")
+
+
+# --- exceptions --------------------------------------------------------------------------------
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let the computation fail midway."""
+
+    def drive(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(spectra_run, "drive", drive)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("x"), RuntimeError("shape mismatch"), RuntimeError(), OSError(5, "odd")],
+    ids=repr,
+)
+def test_an_unexpected_exception_shows_where_it_came_from(
+    run: Run, checkpoint: Path, here: Path, monkeypatch, error: Exception
+):
+    failing(monkeypatch, error)
+    outcome = run("spectrum", checkpoint, *FAST, "--json", "r.json")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "Traceback" in outcome.err
+    assert type(error).__name__ in outcome.err
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError("Unable to allocate 3 TiB"),
+        MemoryError(),
+    ],
+    ids=repr,
+)
+def test_out_of_memory_is_said_clearly(
+    run: Run, checkpoint: Path, here: Path, monkeypatch, error: Exception
+):
+    failing(monkeypatch, error)
+    outcome = run("spectrum", checkpoint, *FAST, "--json", "r.json")
+    refused(outcome, "out of memory.*--batch-size")
+    assert len(outcome.err.splitlines()) <= 4
+    assert list(here.iterdir()) == []
+
+
+def test_out_of_memory_inside_the_network_is_no_matter_of_its_input(run: Run, here: Path):
+    (here / "hungry.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self): super().__init__(4, 2)\n"
+        "    def forward(self, x):\n"
+        '        raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory: 9 bytes")\n'
+    )
+    torch.save(torch.nn.Linear(4, 2).state_dict(), here / "net.pt")
+    np.savez(here / "d.npz", inputs=np.ones((3, 4), np.float32), labels=np.zeros(3, np.int64))
+    refused(run("spectrum", "net.pt", "--model", "hungry:Net", "--data", "d.npz"), "out of memory")
+
+
+# --- interruption ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["hessdiag.subject.load", "hessdiag.spectra.run.drive"])
+def test_an_interruption(run: Run, checkpoint: Path, here: Path, monkeypatch, where: str):
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupt)
+    outcome = run("spectrum", checkpoint, *FAST, "--json", "r.json")
+    assert (outcome.code, outcome.out) == (130, "")
+    assert "Traceback" not in outcome.err
+    assert list(here.iterdir()) == []
+
+
+def test_an_interruption_while_writing(run: Run, checkpoint: Path, here: Path, monkeypatch):
+    def interrupt(path: Path, *_: Any, **__: Any) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", interrupt)
+    assert run("spectrum", checkpoint, *FAST, "--json", "r.json").code == 130
+    assert list(here.iterdir()) == []
+
+
+def test_ctrl_c(checkpoint: Path, here: Path):
+    long = ("--dtype", "float64", "--max-passes", "100000", "--tolerance", "1e-15", "--top-k", "40")
+    outputs = ("--json", "r.json", "--plot", "p.png", "--basis-size", "170")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hessdiag", "spectrum", str(checkpoint), *long, *outputs],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        status = Path(f"/proc/{process.pid}/maps")
+        deadline = time.monotonic() + 60
+        while "libtorch_cpu" not in status.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(4)  # into the computation
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_a_reader_that_leaves_gives_no_verdict(checkpoint: Path):
+    """Exit code 1 is the gate's; a closed pipe is a failure like any other."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "hessdiag",
+            "spectrum",
+            str(checkpoint),
+            "--json",
+            "-",
+            "--depth",
+            "6",
+        ]
+        + [*map(str, FAST[:-1])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(timeout=60) in (0, 2, 141)
+    assert "Traceback" not in err
+
+
+# --- hostile names -----------------------------------------------------------------------------
+
+ESCAPE = "\x1b[31mred\x1b[0m\x07"
+
+
+def control_characters(text: str) -> set[str]:
+    return {c for c in text if not c.isprintable() and c != "\n"}
+
+
+def test_control_characters_in_a_file_name_are_shown_not_sent(run: Run, checkpoint: Path, here):
+    path = images(here / f"{ESCAPE}[bold].npz")
+    outcome = run("spectrum", checkpoint, *FAST, "--data", path)
+    assert outcome.code == 0
+    assert "[bold].npz" in outcome.out
+    assert not control_characters(outcome.out)
+    refused(run("spectrum", here / f"{ESCAPE}.safetensors"), r"\\x1b\[31mred")
+    refused(run("spectrum", checkpoint, "--loss", ESCAPE), r"\\x1b\[31mred")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"loss": f"[red]{ESCAPE}"}, r"unknown loss.*\[red\]"),
+        ({"schema": ESCAPE}, "unknown schema"),
+        ({"model": {"name": f"[/]{ESCAPE}"}}, r"unknown model.*\[/\]"),
+        ({"model": {"name": "mlp-8", "surprise": 1}}, "metadata cannot be read"),
+        ({"model": {"name": "mlp-8", "num_classes": -5}}, "size out of range"),
+        ({"data": {"spec": f"[red]{ESCAPE}"}}, r"unknown data.*\[red\]"),
+        ({"data": {"spec": "digits", "mean": [1.0, 2.0], "std": [1.0, 2.0]}}, "do not fit"),
+        ({"data": {"spec": "digits", "mean": [0.1], "std": [0.0]}}, "out of range"),
+    ],
+    ids=str,
+)
+def test_hostile_metadata(run: Run, checkpoint: Path, here: Path, change: dict[str, Any], words):
+    with safetensors.safe_open(checkpoint, "pt") as opened:
+        header = json.loads(opened.metadata()["hessdiag"])
+    tensors = safetensors.torch.load_file(checkpoint)
+    meta = {"hessdiag": json.dumps(header | change)}
+    safetensors.torch.save_file(tensors, here / "h.safetensors", meta)
+    outcome = run("spectrum", "h.safetensors", *FAST)
+    refused(outcome, words)
+    assert not control_characters(outcome.err)
+
+
+def test_metadata_alone_does_not_run_a_factory(run: Run, checkpoint: Path, here: Path):
+    """A file from somebody else must not choose which code of this machine is called."""
+    (here / "trap.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")
+    with safetensors.safe_open(checkpoint, "pt") as opened:
+        header = json.loads(opened.metadata()["hessdiag"])
+    for change in ({"model": {"name": "trap:f"}}, {"data": {"spec": "trap:f"}}):
+        meta = {"hessdiag": json.dumps(header | change)}
+        tensors = safetensors.torch.load_file(checkpoint)
+        safetensors.torch.save_file(tensors, here / "h.safetensors", meta)
+        refused(run("spectrum", "h.safetensors", *FAST), "trap:f")
+    assert not os.path.exists("it-ran")

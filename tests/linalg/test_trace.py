@@ -1,0 +1,298 @@
+"""Hutchinson's estimators: unbiased, reproducible, and as certain as their intervals say."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from hessdiag.linalg.trace import Estimate, Probes, TraceSamples, estimate_mean, hutchinson
+from tests.linalg.matrices import F64, each_dtype, normal, run, symmetric
+
+SIZE = 100
+CPU = torch.device("cpu")
+SPECTRA: dict[str, NDArray[np.float64]] = {
+    "rank one": np.r_[1.0, np.zeros(SIZE - 1)],
+    "decaying": 100 * 0.7 ** np.arange(SIZE),
+    "indefinite": np.linspace(-3.0, 5.0, SIZE),
+    "outliers of both signs": np.r_[10.0, -6.0, 4.0, np.zeros(SIZE - 3)],
+}
+LAYERS = {"first": slice(0, 30), "second": slice(30, 31), "third": slice(31, SIZE)}
+each_spectrum = pytest.mark.parametrize("name", SPECTRA)
+
+
+def probes(seed: int = 0, size: int = SIZE, dtype: torch.dtype = F64) -> Probes:
+    return Probes(size, seed=seed, dtype=dtype, device=CPU)
+
+
+def sample(matrix: Tensor, rows: Tensor) -> TraceSamples:
+    samples = TraceSamples(LAYERS)
+    samples.add(rows, rows @ matrix)
+    return samples
+
+
+# probes
+
+
+@each_dtype
+def test_probes_are_signs(dtype: torch.dtype) -> None:
+    rows = probes(dtype=dtype).rows(0, 200)
+    assert rows.shape == (200, SIZE)
+    assert rows.dtype == dtype
+    assert bool((rows.abs() == 1).all())
+    assert abs(rows.mean()) < 4 / math.sqrt(rows.numel())
+    gram = rows @ rows.T / SIZE - torch.eye(200, dtype=dtype)
+    assert gram.abs().max() < 6 / math.sqrt(SIZE)  # no two are alike
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+def test_probes_depend_on_seed_and_index_alone(chunk: int) -> None:
+    whole = probes().rows(0, 20)
+    pieces = [probes().rows(i, min(i + chunk, 20)) for i in reversed(range(0, 20, chunk))]
+    assert torch.equal(torch.cat(pieces[::-1]), whole)
+    assert torch.equal(probes().rows(13, 17), whole[13:17])
+    assert torch.equal(probes(dtype=torch.float32).rows(0, 20).double(), whole)
+    assert not torch.equal(probes(seed=1).rows(0, 20), whole)
+    assert probes().rows(5, 5).shape == (0, SIZE)
+
+
+def test_probes_leave_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    probes().rows(0, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# estimates
+
+
+@each_dtype
+@each_spectrum
+@pytest.mark.parametrize("seed", range(5))
+def test_estimates_are_within_four_standard_errors(
+    name: str, seed: int, dtype: torch.dtype
+) -> None:
+    eigenvalues = SPECTRA[name]
+    matrix = symmetric(eigenvalues).to(dtype)
+    samples = sample(matrix, probes(seed=seed, dtype=dtype).rows(0, 200))
+    trace, norm = samples.trace(), samples.frobenius_norm()
+    assert trace.num_probes == norm.num_probes == len(samples) == 200
+    assert trace.stderr is not None
+    assert norm.stderr is not None
+    assert abs(trace.value - eigenvalues.sum()) < 4 * trace.stderr
+    assert abs(norm.value - np.linalg.norm(eigenvalues)) < 4 * norm.stderr
+    for layer, estimate in samples.layer_traces().items():
+        assert estimate.stderr is not None
+        exact = float(matrix.diagonal()[LAYERS[layer]].sum())
+        assert abs(estimate.value - exact) < 4 * estimate.stderr
+
+
+def test_the_estimators_are_unbiased_over_all_probes() -> None:
+    """In dimension 6 there are 64 probes: their mean is exact, not just close."""
+    matrix = symmetric([3.0, 2.0, 1.0, 0.0, -1.0, -5.0])
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=F64)] * 6)
+    samples = TraceSamples({"head": slice(0, 2), "tail": slice(2, 6)})
+    samples.add(signs, signs @ matrix)
+    assert samples.trace().value == pytest.approx(0.0, abs=1e-13)
+    assert samples.frobenius_norm().value == pytest.approx(math.sqrt(40))
+    layers, diagonal = samples.layer_traces(), matrix.diagonal()
+    assert layers["head"].value == pytest.approx(float(diagonal[:2].sum()))
+    assert layers["tail"].value == pytest.approx(float(diagonal[2:].sum()))
+    variance = 2 * (40 - float((diagonal**2).sum()))
+    assert samples.trace().stderr == pytest.approx(math.sqrt(variance / 63))
+
+
+@each_spectrum
+def test_the_variance_is_that_of_rademacher_probes(name: str) -> None:
+    matrix = symmetric(SPECTRA[name])
+    trace = sample(matrix, probes(seed=3).rows(0, 2000)).trace()
+    assert trace.stderr is not None
+    exact = 2 * float((matrix**2).sum() - (matrix.diagonal() ** 2).sum())
+    assert trace.stderr**2 * 2000 == pytest.approx(exact, rel=0.2)
+
+
+@each_dtype
+def test_layer_traces_sum_to_the_trace_probe_by_probe(dtype: torch.dtype) -> None:
+    matrix = symmetric(SPECTRA["indefinite"]).to(dtype)
+    for row in probes(dtype=dtype).rows(0, 10).split(1):
+        samples = sample(matrix, row)
+        total = sum(estimate.value for estimate in samples.layer_traces().values())
+        assert total == pytest.approx(samples.trace().value, rel=1e-13, abs=1e-11)
+
+
+def test_layers_are_optional() -> None:
+    samples = TraceSamples()
+    samples.add(normal(3, SIZE), normal(3, SIZE, seed=1))
+    assert samples.layer_traces() == {}
+
+
+def test_a_diagonal_matrix_has_no_variance() -> None:
+    matrix = torch.diag(torch.arange(-20.0, 80.0, dtype=F64))
+    trace = sample(matrix, probes().rows(0, 8)).trace()
+    assert trace == Estimate(2950.0, 0.0, (2950.0, 2950.0), 8)
+    assert trace.rel_error == 0.0
+
+
+def test_samples_add_up_over_calls() -> None:
+    matrix, rows = symmetric(SPECTRA["decaying"]), probes().rows(0, 11)
+    whole, pieces = sample(matrix, rows), TraceSamples(LAYERS)
+    for block in rows.split([1, 7, 0, 3]):
+        pieces.add(block, block @ matrix)
+    assert len(pieces) == 11
+    assert pieces.trace().value == pytest.approx(whole.trace().value, rel=1e-14)
+    assert pieces.frobenius_norm().stderr == pytest.approx(whole.frobenius_norm().stderr)
+    assert pieces.layer_traces().keys() == whole.layer_traces().keys() == LAYERS.keys()
+
+
+@pytest.mark.parametrize("skew", [0.0, 1e-6, 1.0])
+def test_asymmetry_shows(skew: float) -> None:
+    noise, rows = normal(SIZE, SIZE), probes().rows(0, 3)
+    matrix = symmetric(SPECTRA["indefinite"]) + skew * (noise - noise.T)
+    rows[2] *= 1e6  # the first two count
+    assert sample(matrix, rows[:1]).asymmetry is None
+    found = sample(matrix, rows).asymmetry
+    assert found is not None
+    first, second = rows[0] @ matrix, rows[1] @ matrix
+    expected = abs(float(rows[1] @ first - rows[0] @ second)) / float(10 * second.norm())
+    assert found == pytest.approx(expected, abs=1e-14)
+    assert found < 1e-14 if skew == 0 else found > 1e-3 * skew
+
+
+# intervals
+
+
+def covered(estimate: Estimate, truth: float) -> bool:
+    assert estimate.ci95 is not None
+    return estimate.ci95[0] <= truth <= estimate.ci95[1]
+
+
+@pytest.mark.parametrize("name", ["rank one", "decaying", "outliers of both signs"])
+def test_intervals_cover_as_often_as_they_say(name: str) -> None:
+    eigenvalues, matrix = SPECTRA[name], symmetric(SPECTRA[name])
+    rng, hits = np.random.default_rng(0), {(k, what): 0 for k in (16, 64) for what in "tf"}
+    for _ in range(1000):
+        rows = torch.from_numpy(rng.choice([-1.0, 1.0], (64, SIZE)))
+        samples, products = TraceSamples(), rows @ matrix
+        for begin, end in ((0, 16), (16, 64)):
+            samples.add(rows[begin:end], products[begin:end])
+            hits[end, "t"] += covered(samples.trace(), eigenvalues.sum())
+            hits[end, "f"] += covered(samples.frobenius_norm(), np.linalg.norm(eigenvalues))
+    assert min(hits[16, "t"], hits[16, "f"]) >= 900, hits
+    assert min(hits[64, "t"], hits[64, "f"]) >= 930, hits
+    assert max(hits.values()) < 985, hits  # nor are they needlessly wide
+
+
+def test_students_interval_alone_would_cover_too_seldom() -> None:
+    vector = normal(SIZE, seed=1).numpy()
+    vector /= np.linalg.norm(vector)
+    signs = np.random.default_rng(1).choice(np.array([-1.0, 1.0]), (2500, 16, SIZE))
+    samples = (signs @ vector) ** 2
+    stderr = samples.std(axis=1, ddof=1) / 4
+    student = np.abs(samples.mean(axis=1) - 1) <= stats.t.ppf(0.975, 15) * stderr
+    assert student.mean() < 0.90
+    assert np.mean([covered(estimate_mean(row), 1.0) for row in samples]) > 0.93
+
+
+def test_the_interval_leans_towards_the_long_tail() -> None:
+    skewed = np.r_[np.zeros(12), 1.0, 2.0, 6.0]
+    estimate, mirrored = estimate_mean(skewed), estimate_mean(-skewed)
+    assert estimate.ci95 is not None
+    low, high = estimate.ci95
+    assert high - estimate.value > 1.2 * (estimate.value - low) > 0
+    assert mirrored.ci95 == pytest.approx((-high, -low))
+
+
+def test_without_skewness_the_interval_is_students() -> None:
+    samples = np.arange(-4.0, 5.0)
+    estimate = estimate_mean(samples)
+    expected = stats.t.interval(0.95, 8, loc=0.0, scale=stats.sem(samples))
+    assert estimate.ci95 == pytest.approx(expected)
+    assert estimate.stderr == pytest.approx(stats.sem(samples))
+
+
+@pytest.mark.parametrize("factor", [-1e8, 1e-8, 1e8])
+def test_estimates_scale_with_the_samples(factor: float) -> None:
+    samples = np.random.default_rng(0).chisquare(1, 12)
+    one, other = estimate_mean(samples), estimate_mean(factor * samples)
+    assert one.ci95 is not None
+    assert other.ci95 == pytest.approx(sorted(factor * end for end in one.ci95))
+    assert other.rel_error == pytest.approx(one.rel_error)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -7.0, 0.1, 1e-12, 1e12])
+@pytest.mark.parametrize("count", [2, 3, 16])
+def test_constant_samples_give_an_interval_of_no_length(value: float, count: int) -> None:
+    estimate = estimate_mean(np.full(count, value))
+    assert estimate.value == pytest.approx(value)
+    assert estimate.stderr == pytest.approx(0.0, abs=1e-15 * abs(value))
+    assert estimate.ci95 == pytest.approx((value, value), rel=1e-14)
+    assert estimate.rel_error < 1e-14
+
+
+def test_one_probe_knows_no_error() -> None:
+    samples = sample(symmetric(SPECTRA["decaying"]), probes().rows(0, 1))
+    for estimate in (samples.trace(), samples.frobenius_norm(), samples.layer_traces()["first"]):
+        assert (estimate.stderr, estimate.ci95, estimate.num_probes) == (None, None, 1)
+        assert estimate.rel_error == math.inf
+
+
+def test_the_zero_matrix_is_known_exactly() -> None:
+    samples = sample(torch.zeros(SIZE, SIZE, dtype=F64), probes().rows(0, 4))
+    for estimate in (samples.trace(), samples.frobenius_norm()):
+        assert estimate == Estimate(0.0, 0.0, (0.0, 0.0), 4)
+        assert estimate.rel_error == 0.0
+    assert samples.asymmetry == 0.0
+
+
+# the generator
+
+
+def sampled(
+    enough: Callable[[TraceSamples], bool], *, start: int = 0, max_probes: int = 40
+) -> tuple[TraceSamples, list[Tensor]]:
+    samples, asked = TraceSamples(), []
+    generator = hutchinson(
+        probes(),
+        samples,
+        start=start,
+        stop=10,
+        chunk=4,
+        max_probes=max_probes,
+        enough=enough,
+    )
+    run(generator, symmetric(SPECTRA["decaying"]), look=lambda rows, _: asked.append(rows))
+    return samples, asked
+
+
+@pytest.mark.parametrize(
+    ("start", "needed", "max_probes", "sizes"),
+    [
+        (0, 0, 40, [4, 4, 2]),  # no target: exactly the first ten
+        (0, 11, 40, [4, 4, 2, 4]),
+        (0, 21, 40, [4, 4, 2, 4, 4, 4]),
+        (0, 99, 25, [4, 4, 2, 4, 4, 4, 3]),  # out of probes
+        (0, 99, 10, [4, 4, 2]),
+        (0, 99, 5, [4, 4, 2]),  # the first ten are taken whatever is said
+        (7, 0, 40, [3]),
+        (7, 6, 40, [3, 4]),
+        (10, 0, 40, [0]),  # all of the first ten are another's: one pass of waiting
+        (12, 3, 40, [0, 4]),
+    ],
+)
+def test_the_generator_takes_what_it_must(
+    start: int, needed: int, max_probes: int, sizes: Sequence[int]
+) -> None:
+    samples, asked = sampled(lambda s: len(s) >= needed, start=start, max_probes=max_probes)
+    assert [len(rows) for rows in asked] == list(sizes)
+    assert len(samples) == sum(sizes)
+    assert torch.equal(torch.cat(asked), probes().rows(start, start + sum(sizes)))
+
+
+def test_a_target_of_precision_is_reached() -> None:
+    samples, _ = sampled(lambda s: s.trace().rel_error < 0.3, max_probes=2000)
+    assert 10 < len(samples) < 2000
+    assert samples.trace().rel_error < 0.3
+    assert samples.trace().value == pytest.approx(100 / 0.3, rel=0.5)

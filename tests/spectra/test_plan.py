@@ -1,0 +1,290 @@
+"""Passes, products, waves, memory and the budget of sampling."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import hessdiag
+from hessdiag import Decomposition, Report
+from hessdiag.curvature.decomposition import PARTS
+from hessdiag.curvature.memory import linearisation_bytes
+from hessdiag.errors import InputError
+from hessdiag.linalg.driver import Answer, Request
+from hessdiag.reports.schema import notes
+from hessdiag.spectra import plan
+from hessdiag.spectra.plan import make_plan
+from hessdiag.spectra.report import Settings
+from tests.cases import BY_NAME, Batch, split
+from tests.oracles import targets, truth_of
+
+CASE = "mlp-gelu"
+
+
+def run(batches: Any = None, **settings: Any) -> Report:
+    model, own, loss = BY_NAME[CASE]
+    return hessdiag.spectrum(model, own if batches is None else batches, loss=loss, **settings)
+
+
+def refusal(**settings: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        run(**settings)
+    return str(caught.value)
+
+
+def joined(batches: Any) -> Batch:
+    return torch.cat([x for x, _ in batches]), targets(batches)
+
+
+class Counted:
+    """Batches that count how often they are read."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches, self.passes = batches, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.passes += 1
+        return iter(self.batches)
+
+
+# --- cost --------------------------------------------------------------------------------------
+
+
+def test_all_parts_and_samplers_go_in_lockstep():
+    batches = Counted(list(BY_NAME[CASE].batches))
+    report = run(batches, num_probes=16, top_k=5)
+    passes = report.cost.passes
+    algorithms = {f"{part}.{kind}" for part in PARTS for kind in ("trace", "rayleigh", "lanczos")}
+    assert passes.keys() == {"total", *algorithms}
+    assert passes["total"] == max(passes[name] for name in algorithms)
+    alone = [
+        run(parts=(part,), num_probes=1, top_k=5).cost.passes[f"{part}.lanczos"] for part in PARTS
+    ]
+    assert passes["total"] == max(alone)
+    assert batches.passes <= passes["total"] + 2  # the memory check, and the check of H = G + N
+
+
+def test_products_are_counted_as_they_are_made(monkeypatch):
+    made = dict.fromkeys(PARTS, 0)
+    answer = Decomposition.answer
+
+    def counting(self: Decomposition, requests: list[Request]) -> list[Answer]:
+        for request in requests:
+            for part in request.parts:
+                made[part] += len(request.vectors)
+        return answer(self, requests)
+
+    monkeypatch.setattr(Decomposition, "answer", counting)
+    report = run(num_probes=16, top_k=5)
+    assert report.cost.products == made
+    # 5 probes are Lanczos's start, 11 are asked for beside it, one product is the gradient's
+    assert all(made[part] > 5 * report.cost.passes[f"{part}.lanczos"] for part in PARTS)
+    assert report.parts["gn"].trace.num_probes == 16
+    assert report.cost.seconds > 0
+    assert report.cost.peak_memory_bytes > 1 << 20
+
+
+def test_sampling_alone_needs_no_lanczos():
+    report = run(num_probes=8, top_k=0, density=False)
+    assert report.cost.products == dict.fromkeys(PARTS, 9)  # and one along the gradient
+    assert report.cost.passes["total"] == 2
+    for part in report.parts.values():
+        assert part.top == part.bottom == ()
+        assert part.density is None
+        assert part.layers is None
+        assert part.trace.num_probes == 8
+
+
+@pytest.mark.parametrize("parts", [("nme",), ("gn", "hessian")])
+def test_only_the_parts_asked_for_are_computed(parts: tuple[str, ...]):
+    report = run(parts=parts, num_probes=4, top_k=2)
+    assert tuple(report.parts) == tuple(report.rayleigh) == parts
+    assert set(report.cost.products) == set(parts)
+    for part in parts:
+        whole = run(num_probes=4, top_k=2).parts[part]
+        assert report.parts[part].trace.value == pytest.approx(whole.trace.value, rel=1e-12)
+        assert report.parts[part].trace.num_probes == whole.trace.num_probes
+
+
+def test_density_without_eigenvalues_and_eigenvalues_without_density():
+    only_density, only_top = run(num_probes=4, top_k=0), run(num_probes=4, top_k=1, density=False)
+    assert only_density.parts["gn"].density is not None
+    assert only_density.parts["gn"].top == ()
+    assert only_top.parts["gn"].density is None
+    assert len(only_top.parts["gn"].top) == 1
+
+
+def test_progress_grows_to_its_end():
+    seen: list[tuple[float, float]] = []
+    report = run(num_probes=4, top_k=2, on_progress=lambda p: seen.append((p.passes, p.expected)))
+    done = [passes for passes, _ in seen]
+    assert done == sorted(done)
+    assert done[-1] >= report.cost.passes["total"]
+    assert all(passes < expected for passes, expected in seen)
+
+
+# --- waves -------------------------------------------------------------------------------------
+
+
+def test_parts_go_one_after_another_where_their_bases_do_not_fit(monkeypatch):
+    together = run(num_probes=8, top_k=3, basis_size=24)
+    monkeypatch.setattr(plan, "BASIS_BUDGET", 1)
+    dec = Decomposition(*BY_NAME[CASE])
+    assert len(make_plan(dec, Settings()).waves) == len(PARTS)
+    apart = run(num_probes=8, top_k=3, basis_size=24)
+    passes = apart.cost.passes
+    assert passes["total"] == sum(passes[f"{part}.lanczos"] for part in PARTS)
+    assert passes["total"] > together.cost.passes["total"]
+    for part in PARTS:
+        a, b = together.parts[part], apart.parts[part]
+        assert b.trace.num_probes == a.trace.num_probes == 8
+        assert b.trace.value == pytest.approx(a.trace.value, rel=1e-12)
+        for end in ("top", "bottom"):
+            values = [[ritz.value for ritz in getattr(found, end)] for found in (a, b)]
+            np.testing.assert_allclose(values[1], values[0], rtol=0, atol=1e-9)
+
+
+def test_a_small_budget_shrinks_the_basis_and_the_depth(monkeypatch):
+    dec = Decomposition(*BY_NAME[CASE])
+    vector = dec.num_parameters * 8
+    monkeypatch.setattr(plan, "BASIS_BUDGET", 30 * vector)
+    made = make_plan(dec, Settings(top_k=2))
+    assert made.basis_size == 26  # and a block of 4 beside it
+    assert made.settings.depth == 26 // 4
+    assert made.waves == tuple((part,) for part in PARTS)
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def needs(dec: Decomposition, at_once: int, **settings: Any) -> tuple[int, float]:
+    """Bytes of the vectors, and of one example when so many are linearised at once."""
+    made = make_plan(dec, Settings(**settings))
+    x, y = BY_NAME[CASE].batches[0]
+    per_example = linearisation_bytes(dec.risk, x[:at_once], y[:at_once]) / at_once
+    return made.num_vectors() * dec.num_parameters * 8, per_example
+
+
+@pytest.mark.parametrize(("room", "advised"), [(3.5, 3), (1.1, 1)])
+def test_a_batch_too_large_for_the_memory_names_one_that_fits(monkeypatch, room, advised):
+    model, batches, loss = BY_NAME[CASE]
+    x, y = joined(batches)
+    vectors, per_example = needs(Decomposition(model, batches, loss), 2, top_k=2)
+    monkeypatch.setattr(plan, "available_bytes", lambda _: vectors + room * per_example)
+    message = refusal(batches=[(x, y)], top_k=2)
+    assert "too little memory" in message
+    assert "microbatch of 9" in message
+    found = re.search(r"--batch-size (\d+)$", message)
+    assert found
+    assert 1 <= int(found[1]) <= advised
+    smaller = [(x[i : i + int(found[1])], y[i : i + int(found[1])]) for i in range(0, 9, advised)]
+    assert run(smaller, top_k=2, num_probes=2).num_samples == 9
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3, 4, 7, 20, 40])
+def test_a_basis_too_large_for_the_memory_names_one_that_fits(monkeypatch, missing: int):
+    """``missing`` vectors too few are left."""
+    model, batches, loss = BY_NAME[CASE]
+    x, y = joined(batches)
+    settings = {"top_k": 2, "block_size": 2, "num_probes": 2}
+    dec = Decomposition(model, batches, loss)
+    vectors, per_example = needs(dec, 1, **settings)
+    left = vectors + per_example - missing * dec.num_parameters * 8
+    monkeypatch.setattr(plan, "available_bytes", lambda _: left)
+    message = refusal(batches=split(x, y, *[1] * 9), **settings)
+    found = re.search(r"--batch-size 1 --basis-size (\d+)$", message)
+    assert found
+    report = run(split(x, y, *[1] * 9), basis_size=int(found[1]), **settings)
+    assert report.settings.basis_size == int(found[1])
+
+
+def test_where_no_basis_fits_fewer_eigenvalues_are_advised(monkeypatch):
+    monkeypatch.setattr(plan, "available_bytes", lambda _: 10_000)
+    message = refusal(top_k=5)
+    assert "smaller --top-k or fewer --params" in message
+
+
+# --- sampling until enough ---------------------------------------------------------------------
+
+
+def test_rel_error_goes_on_until_it_is_reached():
+    report = run(parts=("gn",), num_probes=4, top_k=0, density=False, rel_error=0.3)
+    trace = report.parts["gn"].trace
+    assert report.parts["gn"].target_reached is True
+    assert trace.rel_error <= 0.3
+    assert 4 < trace.num_probes < 1024
+    assert trace.rel_error == pytest.approx(
+        (trace.ci95[1] - trace.ci95[0]) / 2 / abs(trace.value), rel=1e-12
+    )
+    (note,) = notes(report)
+    assert f"was reached with {trace.num_probes} probes" in note
+    true = float(truth_of(CASE).gn.trace())
+    assert abs(trace.value - true) < 4 * trace.stderr
+
+
+@pytest.mark.parametrize("lanczos", [True, False])
+def test_rel_error_spends_its_budget_and_says_so(lanczos: bool):
+    report = run(
+        parts=("gn", "nme"),
+        num_probes=4,
+        top_k=1 if lanczos else 0,
+        density=lanczos,
+        rel_error=1e-4,
+        max_probes=40,
+    )
+    for part in report.parts.values():
+        assert part.target_reached is False
+        assert part.trace.num_probes == part.frobenius_norm.num_probes == 40
+    missed = notes(report)
+    assert len(missed) == 2
+    assert all("all 40 probes spent" in note and "0.0001 was asked for" in note for note in missed)
+
+
+def test_rel_error_asks_for_no_more_than_the_first_probes_if_they_suffice():
+    """Lanczos's start brings the first probes; their samples count before more are asked for."""
+    report = run(parts=("gn",), num_probes=5, top_k=5, rel_error=0.99)
+    enough = run(parts=("gn",), num_probes=5, top_k=5)
+    assert enough.parts["gn"].trace.rel_error <= 0.99
+    assert report.parts["gn"].trace.num_probes == 5
+
+
+# --- bad settings ------------------------------------------------------------------------------
+
+
+def test_more_eigenvalues_than_parameters_are_refused():
+    size = Decomposition(*BY_NAME[CASE]).num_parameters
+    message = refusal(top_k=size + 1)
+    assert f"top-k {size + 1}" in message
+    assert f"at most {size}, the number of parameters" in message
+    part = run(parts=("gn",), top_k=size, num_probes=1, density=False).parts["gn"]
+    assert len(part.top) == len(part.bottom) == size
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"parts": ("gnn",)}, "unknown part.*did you mean gn"),
+        ({"parts": ()}, "no part is asked for"),
+        ({"num_probes": 0}, "num_probes is too small"),
+        ({"top_k": -1}, "top_k is too small"),
+        ({"max_probes": 0}, "max_probes is too small"),
+        ({"depth": 0}, "depth is too small"),
+        ({"max_passes": 0}, "max_passes is too small"),
+        ({"basis_size": 1}, "basis_size is too small"),
+        ({"block_size": 0}, "block_size is too small"),
+        ({"rel_error": 0.0}, "rel_error is out of range"),
+        ({"rel_error": float("nan")}, "rel_error is out of range"),
+        ({"tolerance": 1.0}, "tolerance is out of range"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_refused(settings: dict[str, Any], words: str):
+    assert re.search(words, refusal(**settings), re.DOTALL)
+
+
+def test_a_refused_part_is_not_suggested():
+    message = refusal(parts=("all",))
+    assert "did you mean all" not in message
