@@ -46,24 +46,21 @@ from hessdiag.subject import resolve_device
 CASES = {"wrn16-4": ("gelu", 32, 32), "wrn10-2": ("gelu", 128, 32), "resnet18": ("relu", 32, 64)}
 NEEDED = {"hessian": {"hessian"}, "gn": {"gn"}, "nme": {"hessian", "gn"}}  # of peers, for each part
 NUM_VECTORS = 8
-WARM_UPS = 2  # rounds, after the one that compares products
+WARM_UPS = 1  # rounds, after the one that compares products
 TOLERANCE = 1e-4  # between float32 products of different algorithms
 
 
 @dataclass
 class Contender:
-    """Something to time; ``means`` makes of its result the products of the mean loss, ``(k, n)``.
-
-    Samples are milliseconds for one vector, of which one run multiplies ``vectors``.
-    """
+    """Something to time; ``means`` makes products of the mean loss, ``(k, n)``, of its result."""
 
     library: str
     product: str
     run: Callable[[], Any]
     parts: tuple[str, ...] = ()
     means: Callable[[Any], Mapping[str, Tensor]] = lambda _: {}
-    vectors: int = 1
-    samples: list[float] = field(default_factory=list[float])
+    vectors: int = 1  # that one run multiplies
+    samples: list[float] = field(default_factory=list[float])  # milliseconds for one vector
 
 
 class Problem:
@@ -230,8 +227,7 @@ def main(
     for case in names:
         typer.echo(f"{case} …", err=True)
         with exact_kernels():
-            problem = Problem(case, where)
-            contenders = of_hessdiag(problem)
+            contenders = of_hessdiag(problem := Problem(case, where))
             for module, (_, of_peer) in PEERS.items():
                 if find_spec(module):
                     contenders += of_peer(importlib.import_module(module), problem)

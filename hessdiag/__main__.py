@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
 
-from hessdiag.errors import InputError
+from hessdiag.errors import InputError, is_out_of_memory, printable
 
 INTERRUPTED = 130
 FAILED = 2
@@ -14,37 +18,66 @@ FAILED = 2
 
 def main() -> None:
     """Run ``hessdiag``."""
+    code: str | int | None = FAILED
+    with _persistent_interrupts() as interrupts:
+        try:
+            from hessdiag.cli.app import app
+
+            app(prog_name="hessdiag")
+        except InputError as error:
+            _say(f"error: {error}")
+        except SystemExit as done:  # as typer ends every command
+            code = done.code
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except Exception as error:
+            if interrupts:
+                code = INTERRUPTED
+            elif is_out_of_memory(error):
+                _say(f"error: out of memory\n  got: {(str(error) or repr(error)).splitlines()[0]}")
+                _say("  hint: a smaller --batch-size or --basis-size, or one --part at a time")
+            else:
+                traceback.print_exc()
+        if code == INTERRUPTED:
+            _say("interrupted")
+            # CPython remembers an interrupt that passed through evaluated text, and would end with
+            # the signal instead of the code; evaluating text anew makes it forget
+            exec("")
+    sys.exit(code)
+
+
+@contextmanager
+def _persistent_interrupts() -> Generator[list[int]]:
+    """Repeat an interrupt every second until the block ends; yields those that came.
+
+    An import, a finaliser or a callback from C may swallow a KeyboardInterrupt, or turn it into
+    another exception, and a long computation would go on.
+    """
+    interrupts: list[int] = []
+    timer = getattr(signal, "setitimer", None)
+    if timer is None or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupts
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        timer(signal.ITIMER_REAL, 1.0)
+        signal.default_int_handler(number, frame)
+
+    previous = {number: signal.signal(number, interrupt) for number in _SIGNALS}
     try:
-        from hessdiag.cli.app import app
-
-        app(prog_name="hessdiag")
-    except InputError as error:
-        _say(f"error: {error}")
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        _say("interrupted")
-        sys.exit(INTERRUPTED)
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            traceback.print_exc()
-            sys.exit(FAILED)
-        _say(f"error: out of memory\n  got: {str(error).splitlines()[0]}")
-        _say("  hint: try a smaller --batch-size, a smaller --basis-size, or one --part at a time")
-        sys.exit(FAILED)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(FAILED)
+        yield interrupts
+    finally:
+        timer(signal.ITIMER_REAL, 0.0)
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_IGN if interrupts else handler)
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+_SIGNALS = (signal.SIGINT, signal.SIGALRM) if hasattr(signal, "SIGALRM") else ()
 
 
 def _say(message: str) -> None:
-    """Print to stderr, with control characters from files and options made visible."""
-    safe = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in message)
-    print(safe, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
 
 
 if __name__ == "__main__":

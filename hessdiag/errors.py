@@ -44,3 +44,14 @@ def unknown(kind: str, got: str, choices: Iterable[str], *, hint: str | None = N
         wanted=", ".join(known),
         hint=" ".join(text for text in (suggestion, hint) if text) or None,
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell a failed allocation, on CPU or GPU, from other errors."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+
+
+def printable(text: str) -> str:
+    """Make control characters visible, so that no file's name or content steers the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)

@@ -19,11 +19,9 @@ def replacing(path: str | os.PathLike[str]) -> Generator[Path]:
     Raises:
         InputError: the folder does not exist or cannot be written.
     """
-    target = Path(path)
-    check_writable(target)
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix
-    )
+    check_writable(path)
+    target = Path(path).resolve()  # a link stays a link
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".hessdiag-")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -50,18 +48,22 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: ``path`` is a folder, or its folder is missing or read-only.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise InputError("the output path is a folder", got=target, wanted="a file name")
-    if not target.parent.is_dir():
-        raise InputError(
-            "the output path's folder does not exist", got=target.parent, hint="create it first"
-        )
     try:
+        target = Path(path).resolve()
+        if target.is_dir():
+            raise InputError("the output path is a folder", got=path, wanted="a file name")
+        if target.exists() and not target.is_file():
+            raise InputError(
+                "the output path is a device or a pipe", got=path, wanted="a file name"
+            )
+        if not target.parent.is_dir():
+            raise InputError(
+                "the output path's folder does not exist", got=target.parent, hint="create it first"
+            )
         with tempfile.TemporaryFile(dir=target.parent):
             pass
-    except OSError as error:
-        raise InputError(f"cannot write {target}", got=error.strerror or error) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"cannot write {path}", got=getattr(error, "strerror", error)) from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

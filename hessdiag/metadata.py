@@ -135,6 +135,8 @@ def _checked(raw: dict[str, Any]) -> dict[str, Any]:
     for name, value in raw.items():
         items = value if name in _LISTS and isinstance(value, list) else [value]
         fits = all(isinstance(item, _KINDS[name]) and not isinstance(item, bool) for item in items)
+        if value is None and name in ("name", "spec"):
+            raise TypeError(f"{name} is missing")
         if value is not None and not (fits and (name in _LISTS) == isinstance(value, list)):
             raise TypeError(f"{name} = {value!r:.60}")
         checked[name] = tuple(value) if isinstance(value, list) else value

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hessdiag import factories
 from hessdiag.curvature.memory import linearisation_bytes
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.data import datasets
@@ -105,7 +106,7 @@ def load(
         spec=spec,
         model=network,
         data=sample,
-        loss=loss or (meta.loss if meta and meta.loss else "cross-entropy"),
+        loss=_first(loss, meta.loss if meta else None, "cross-entropy"),
         batch_size=batch_size or sample.num_samples,
         dtype=DTYPES[dtype],
     )
@@ -158,7 +159,8 @@ def _load_data(
             "no data are known for this checkpoint",
             wanted="--data digits, --data cifar10, --data file.npz, --data folder:DIR, …",
         )
-    chosen = spec or (known.spec if known else "")
+    chosen = _first(spec, known.spec if known else None)
+    _refuse_code(chosen, spec, "--data")
 
     # scaling belongs to the network, so the checkpoint's own goes for other data as well
     mean, std = (known.mean, known.std) if known else (None, None)
@@ -195,7 +197,8 @@ def _describe(
             got=f"tensors such as {', '.join(list(checkpoint.tensors)[:3])}",
             wanted=f"--model with one of {', '.join(models.NAMES)}, or package.module:factory",
         )
-    if ":" not in base.name:
+    _refuse_code(base.name, name, "--model")
+    if not factories.is_factory(base.name):
         base = dataclasses.replace(base, input_shape=data.input_shape)
     if activation is not None:
         base = dataclasses.replace(base, activation=activation, beta=None)
@@ -204,12 +207,28 @@ def _describe(
     return base
 
 
+def _first(*values: str | None) -> str:
+    """Take the first value that is given, be it empty."""
+    return next(value for value in values if value is not None)
+
+
+def _refuse_code(chosen: str, option: str | None, name: str) -> None:
+    """A checkpoint must not choose which code of this machine is run: only an option may."""
+    if option is None and factories.is_factory(chosen):
+        raise InputError(
+            "the checkpoint's metadata name code to run",
+            got=repr(chosen),
+            hint=f"if you trust it, pass {name} {chosen}",
+        )
+
+
 def _fitting_batch(subject: Subject) -> int:
     """Choose the microbatch by the network's memory per example, the same on every run."""
     pair = subject.data.inputs[:2], subject.data.targets[:2]
     risk = EmpiricalRisk(subject.model, [pair], subject.loss, dtype=subject.dtype)
     x, y = next(risk.microbatches())
-    datasets.check_labels(subject.data.targets, risk.outputs(x).shape[1])
+    if not subject.data.targets.is_floating_point():
+        datasets.check_labels(subject.data.targets, risk.outputs(x).shape[1])
     per_example = linearisation_bytes(risk, x, y) / len(y)
     budget = _GRAPH_BUDGET[risk.device.type]
     return max(1, min(int(budget / max(per_example, 1)), subject.data.num_samples, 1024))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Any
 
 import typer
 
 from hessdiag import __version__
 from hessdiag.cli import demo, doctor, spectrum, train
+from hessdiag.errors import InputError
 
 app = typer.Typer(
     name="hessdiag",
@@ -19,10 +25,26 @@ app = typer.Typer(
     rich_markup_mode=None,  # boxes around the help would double the time it takes to appear
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
 )
-app.command("demo")(demo.demo)
-app.command("spectrum")(spectrum.spectrum)
-app.command("train")(train.train)
-app.command("doctor")(doctor.doctor)
+
+
+def _with_reader(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a reader who has left, as in ``| head``, be a failure like any other."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            with suppress(OSError):  # what is still buffered must not fail again at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise InputError("nobody reads the output", got="a closed pipe") from error
+
+    return run
+
+
+for command in (demo.demo, spectrum.spectrum, train.train, doctor.doctor):
+    app.command(command.__name__)(_with_reader(command))
 
 
 def _show_version(value: bool) -> None:

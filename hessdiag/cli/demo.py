@@ -17,33 +17,31 @@ def demo(
     import shlex
     from pathlib import Path
 
+    from rich.text import Text
+
     from hessdiag.cli import console
     from hessdiag.cli.spectrum import spectrum
     from hessdiag.cli.train import train
+    from hessdiag.errors import printable
 
     folder = Path(out)
-    screen = console.out()
-    checkpoint = folder / "model.safetensors"
-    name, plot, json = (shlex.quote(str(folder / file)) for file in _FILES)
-    steps = (
-        f"hessdiag train --recipe digits-wrn10-1 --out {shlex.quote(out)} --force",
-        f"hessdiag spectrum {name} --num-samples 256 --top-k 3 --plot {plot} --json {json}",
-    )
-    screen.print(f"[bold]$ {steps[0]}[/bold]")
+    checkpoint, plot, json = (str(folder / name) for name in _FILES)
+
+    def say(text: str, style: str | None = None) -> None:
+        if not quiet:
+            console.out().print(Text(printable(text), style=style or ""))
+
+    say(f"$ hessdiag train --recipe digits-wrn10-1 --out {shlex.quote(out)} --force", "bold")
     train(recipe="digits-wrn10-1", out=out, force=True, quiet=quiet)
-    screen.print(f"\n[bold]$ {steps[1]}[/bold]")
-    spectrum(
-        str(checkpoint),
-        num_samples=256,
-        top_k=3,
-        plot=str(folder / _FILES[1]),
-        json=str(folder / _FILES[2]),
-        quiet=quiet,
-    )
-    screen.print(
+    name = shlex.quote(checkpoint)
+    outputs = f"--plot {shlex.quote(plot)} --json {shlex.quote(json)}"
+    say(f"\n$ hessdiag spectrum {name} --num-samples 256 --top-k 3 {outputs}", "bold")
+    spectrum(checkpoint, num_samples=256, top_k=3, plot=plot, json=json, quiet=quiet)
+    say(
         "\nThe Nonlinear Modeling Error N is what the Gauss-Newton approximation leaves out: it "
-        "holds the negative\ncurvature of H, and its Frobenius norm beside G's says how much is "
-        f"left out.\n\nThe plot is {plot}. Next, try:\n  hessdiag spectrum {name} --part nme --per-layer"
+        "holds all negative\ncurvature of H, and its Frobenius norm beside G's says how much is "
+        f"left out. The densities are drawn in\n{plot}. Next, try:\n\n"
+        f"  hessdiag spectrum {name} --part nme --per-layer"
     )
 
 

@@ -82,7 +82,7 @@ def spectrum(
     from hessdiag import spectrum as compute
     from hessdiag.cli import console
     from hessdiag.curvature.decomposition import PARTS
-    from hessdiag.errors import InputError
+    from hessdiag.errors import InputError, unknown
     from hessdiag.reports import plots, schema, text
     from hessdiag.spectra.run import Progress
 
@@ -94,6 +94,9 @@ def spectrum(
         if not density:
             raise InputError("--plot draws the densities", got="--no-density")
     parts = tuple(dict.fromkeys(part or ["all"]))
+    for name in parts:
+        if name not in ("all", *PARTS):
+            raise unknown("part", name, ("all", *PARTS))
     with console.progress("spectrum", quiet=quiet) as bar:
         found = subject.load(
             checkpoint,

@@ -39,6 +39,7 @@ def train(
 
     from hessdiag import subject
     from hessdiag.cli import console
+    from hessdiag.errors import printable
     from hessdiag.training import loop, recipes
 
     changes = {
@@ -53,7 +54,7 @@ def train(
     loop.check_regulariser(reg)
     where = subject.resolve_device(device)
     folder = Path(out or f"runs/{chosen.name}-{reg}-{time.strftime('%Y%m%d-%H%M%S')}")
-    loop.claim(folder, force=force)
+    loop.check_free(folder, force=force)
     train_data, test_data = loop.load_data(
         chosen.data, num_samples=num_samples, seed=seed, root=data_root, download=download
     )
@@ -78,4 +79,5 @@ def train(
         )
     if not quiet:
         talk.print(f"epoch {last.number}: {last.summary()}")
-    console.out().print(str(path), markup=False)
+    if not quiet:
+        print(printable(str(path)))

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from hessdiag.curvature.losses import LossSpec, resolve
-from hessdiag.errors import InputError, unknown
+from hessdiag.errors import InputError, is_out_of_memory, unknown
 from hessdiag.linalg.vectors import Layout
 
 BN_MODES = ("eval", "batch")
@@ -97,9 +97,9 @@ class EmpiricalRisk:
         with self._evaluation_mode():
             try:
                 z = functional_call(self.model, tensors, args, kwargs)
-            except torch.OutOfMemoryError:
-                raise
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                if is_out_of_memory(error):
+                    raise
                 shapes = [
                     tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)
                 ]

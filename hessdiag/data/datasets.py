@@ -124,6 +124,20 @@ def load(
     return Dataset(spec, split, inputs, targets, source.num_classes, mean, std, source.classes)
 
 
+def has_test_split(spec: str) -> bool:
+    """Tell whether ``load`` would find a test split apart from the training split."""
+    if spec.startswith("folder:"):
+        folder = Path(spec.removeprefix("folder:")).expanduser()
+        return any((folder / name).is_dir() for name in ("test", "val"))
+    if spec.lower().endswith(_SUFFIXES):
+        path = Path(spec).expanduser()
+        try:
+            return _file_of_split(path, "test") != _file_of_split(path, "train")
+        except InputError:
+            return False
+    return spec in NAMES
+
+
 def check_labels(targets: Tensor, num_classes: int | None) -> None:
     """Check that ``targets`` are class labels that a network with ``num_classes`` outputs has.
 

@@ -82,7 +82,8 @@ def _construct(spec: ModelSpec) -> nn.Module:
     if factories.is_factory(spec.name):
         return _from_factory(spec)
     is_resnet = spec.name in RESNETS
-    name = spec.activation or ("relu" if is_resnet else "gelu")
+    default = "relu" if is_resnet else "gelu"
+    name = default if spec.activation is None else spec.activation
 
     def activation() -> nn.Module:
         return activations.make(name, spec.beta)

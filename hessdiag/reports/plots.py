@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
-from hessdiag.errors import InputError
+from hessdiag.errors import InputError, printable
 from hessdiag.files import replacing
 from hessdiag.metadata import Provenance
 from hessdiag.reports.axis import SymlogAxis
@@ -37,7 +37,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure to ``path`` in one step; its suffix chooses the format."""
     check_plot_path(path)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=160)
+        figure.savefig(temporary, dpi=160, format=Path(path).suffix[1:].lower())
 
 
 def spectrum_figure(report: Report, provenance: Provenance | None = None) -> Figure:
@@ -84,5 +84,6 @@ def spectrum_figure(report: Report, provenance: Provenance | None = None) -> Fig
     if provenance is not None:
         model = provenance.model
         activation = f", {model.activation}" if model.activation else ""
-        figure.suptitle(f"{model.name}{activation} on {provenance.data}", fontsize=11)
+        title = printable(f"{model.name}{activation} on {provenance.data}")
+        figure.suptitle(title, fontsize=11, parse_math=False)
     return figure

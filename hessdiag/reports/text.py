@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from hessdiag.errors import printable
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
@@ -35,12 +36,12 @@ def spectrum_text(report: Report, provenance: Provenance | None = None) -> Rende
 
 def plus_minus(value: float, error: float | None) -> str:
     """Format value ± error with as many digits as the error warrants."""
-    if error is None:
-        return f"{value:.4g}"
     if not math.isfinite(value):
         return "not finite"
+    if error is None or not math.isfinite(error):
+        return f"{value:.4g}"
     error = max(error, 1e-7 * abs(value))
-    if error == 0:
+    if max(abs(value), error) < 1e-300:
         return "0"
     largest = max(abs(value), error)
     if 1e-3 <= largest < 1e5:
@@ -69,7 +70,7 @@ def _headline(report: Report, provenance: Provenance | None) -> Text:
     parts.append(f"{report.num_parameters:,} parameters, {report.num_samples:,} samples")
     accuracy = f", accuracy {report.accuracy:.2%}" if report.accuracy is not None else ""
     parts.append(f"{report.loss_name} {report.loss:.4g}{accuracy}")
-    return Text("\n".join(parts))
+    return Text(printable("\n".join(parts)))
 
 
 def _table(report: Report) -> Table:
@@ -135,17 +136,18 @@ def _layers(report: Report) -> Table:
         table.add_column(TITLES[name], justify="right", no_wrap=True)
     columns = [part.layers or {} for part in report.parts.values()]
     for layer in columns[0]:
-        table.add_row(escape(layer), *(_value(column[layer]) for column in columns))
+        table.add_row(escape(printable(layer)), *(_value(column[layer]) for column in columns))
     table.padding = (0, 3, 0, 0)
     return table
 
 
 def _footer(report: Report) -> Text:
     cost = report.cost
-    settings = report.settings
+    counts = sorted({part.trace.num_probes for part in report.parts.values()})
+    num_probes = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     text = Text()
     text.append(
-        f"\n± is the standard error over {settings.num_probes} probes, for eigenvalues a bound on "
+        f"\n± is the standard error over {num_probes} probes, for eigenvalues a bound on "
         f"the error\nchecks: |Hv − (Gv + Nv)| / |Hv| = {report.decomposition_residual:.1e}",
         style="dim",
     )
@@ -174,4 +176,5 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _ordinal(number: int) -> str:
-    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number, 'th') }"
+    tens = number // 10 % 10
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') if tens != 1 else 'th' }"

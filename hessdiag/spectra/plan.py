@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -100,12 +101,12 @@ def check_memory(decomposition: Decomposition, plan: Plan) -> None:
     available = available_bytes(risk.device)
     if vectors + batch * per_example <= available:
         return
-    smaller_batch = int((available - vectors) / per_example)
+    smaller_batch = math.floor((available - vectors) / per_example)
     if smaller_batch >= 1:
         hint = f"--batch-size {smaller_batch}"
     else:
         spare = (available - per_example) / vector_bytes - plan.num_vectors()
-        smaller_basis = plan.basis_size + int(spare / len(plan.waves[0]))
+        smaller_basis = plan.basis_size + math.floor(spare / len(plan.waves[0]))
         least = 2 * plan.settings.top_k + 2 * plan.block_size
         hint = "--batch-size 1 " + (
             f"--basis-size {smaller_basis}"

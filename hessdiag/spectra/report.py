@@ -52,7 +52,7 @@ class Settings:
     def __post_init__(self) -> None:
         for part in self.parts:
             if part not in PARTS:
-                raise unknown("part", part, (*PARTS, "all"))
+                raise unknown("part", part, PARTS)
         if not self.parts:
             raise InputError("no part is asked for", wanted=", ".join(PARTS))
         lowest = {"num_probes": 1, "top_k": 0, "max_probes": 1, "depth": 1, "max_passes": 1}

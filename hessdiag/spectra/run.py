@@ -140,6 +140,22 @@ def _algorithms(
         decomposition.num_parameters, seed=settings.seed, dtype=risk.dtype, device=risk.device
     )
     algorithms: dict[str, tuple[str, Algorithm]] = {}
+    if plan.block_size:
+        start = probes.rows(0, plan.block_size)
+        for part in wave:  # before the samplers, which go on from what these sample
+            algorithms[f"{part}.lanczos"] = (
+                part,
+                lanczos(
+                    start,
+                    top_k=settings.top_k,
+                    depth=settings.depth if settings.density else 0,
+                    basis_size=plan.basis_size,
+                    tolerance=settings.tolerance,
+                    max_steps=settings.max_passes,
+                    seed=stream(settings.seed, "lanczos", part),
+                    watch=functools.partial(_share, samples[part], settings.num_probes),
+                ),
+            )
     if with_samplers:
         for part in settings.parts:
             algorithms[f"{part}.trace"] = (
@@ -155,22 +171,6 @@ def _algorithms(
                 ),
             )
             algorithms[f"{part}.rayleigh"] = part, _rayleigh(decomposition)
-    if plan.block_size:
-        start = probes.rows(0, plan.block_size)
-        for part in wave:
-            algorithms[f"{part}.lanczos"] = (
-                part,
-                lanczos(
-                    start,
-                    top_k=settings.top_k,
-                    depth=settings.depth if settings.density else 0,
-                    basis_size=plan.basis_size,
-                    tolerance=settings.tolerance,
-                    max_steps=settings.max_passes,
-                    seed=stream(settings.seed, "lanczos", part),
-                    watch=functools.partial(_share, samples[part], settings.num_probes),
-                ),
-            )
     return algorithms
 
 

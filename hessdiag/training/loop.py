@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,24 +66,40 @@ def check_regulariser(name: str) -> None:
         raise unknown("regulariser", name, REGULARISERS)
 
 
-def claim(folder: Path, *, force: bool) -> None:
-    """Make the folder of a run, or take an existing one if it holds no run or ``force`` says so.
+def check_free(folder: Path, *, force: bool) -> None:
+    """Refuse a folder that holds a run, unless ``force`` says to replace it.
 
     Raises:
-        InputError: it holds a run, is a file, or cannot be made or written.
+        InputError: it holds a run.
     """
-    checkpoint = folder / CHECKPOINT
-    if checkpoint.exists() and not force:
+    if (folder / CHECKPOINT).exists() and not force:
         raise InputError(
             "the run's folder holds a run already",
             got=folder,
             hint="choose another --out, or --force",
         )
+
+
+@contextmanager
+def _made(folder: Path) -> Generator[None]:
+    """Make the folder of a run; a folder made here goes again if the run comes to nothing.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}", got=error.strerror) from error
-    check_writable(checkpoint)
+    try:
+        check_writable(folder / CHECKPOINT)
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty
+            for path in new:
+                path.rmdir()
+        raise
 
 
 def train(
@@ -105,7 +122,7 @@ def train(
         recipe: network, optimiser and schedule.
         data: training examples, kept on the device.
         test: examples to report accuracy on, or None.
-        out: an existing folder.
+        out: folder, made if it does not exist; a checkpoint in it is replaced.
         regulariser: one of REGULARISERS.
         seed: of all randomness.
         device: where to train.
@@ -123,8 +140,37 @@ def train(
         recipe.model, recipe.activation, recipe.beta, data.num_classes, data.input_shape
     )
     model = models.build(spec, seed=stream(seed, "init")).to(device)
+    path = out / CHECKPOINT
+    with _made(out):
+        last = _optimise(model, recipe, data, test, seed, on_step, on_epoch)
+        metrics = {"train_loss": last.train_loss, "train_accuracy": last.train_accuracy}
+        if last.test_accuracy is not None:
+            metrics["test_accuracy"] = last.test_accuracy
+        metadata = Metadata(
+            model=spec,
+            data=DataSpec(data.spec, data.mean, data.std),
+            loss=recipe.loss,
+            recipe=recipe.name,
+            regulariser=regulariser,
+            epoch=last.number,
+            metrics=metrics,
+        )
+        checkpoints.save(path, model, metadata)
+    return path
+
+
+def _optimise(
+    model: nn.Module,
+    recipe: Recipe,
+    data: Dataset,
+    test: Dataset | None,
+    seed: int,
+    on_step: Callable[[int, int], None] | None,
+    on_epoch: Callable[[Epoch], None] | None,
+) -> Epoch:
+    """Run all epochs on the model's device; returns the last."""
+    device = next(model.parameters()).device
     inputs, targets = data.inputs.to(device), data.targets.to(device)
-    criterion = _LOSSES[recipe.loss]
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=recipe.lr,
@@ -132,51 +178,41 @@ def train(
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
     )
-    num_steps = recipe.epochs * math.ceil(len(inputs) / recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(num_steps, 1))
     order = torch.Generator().manual_seed(stream(seed, "order"))
+    per_epoch = len(_batches(len(inputs), recipe.batch_size, torch.Generator()))
+    num_steps = recipe.epochs * per_epoch
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     epoch, step = Epoch.none(), 0
     for number in range(1, recipe.epochs + 1):
         model.train()
-        total = torch.zeros(2, dtype=torch.float64, device=device)  # loss, right predictions
+        total = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, examples
         for index in _batches(len(inputs), recipe.batch_size, order):
             x, y = inputs[index.to(device)], targets[index.to(device)]
             optimizer.zero_grad(set_to_none=True)
             z = model(x)
-            loss = criterion(z, y)
+            loss = _LOSSES[recipe.loss](z, y)
             loss.backward()
             optimizer.step()
             schedule.step()
             step += 1
-            total += torch.stack([loss.detach() * len(y), (z.argmax(1) == y).sum()])
+            right = (z.argmax(1) == y).sum()
+            total += torch.stack([loss.detach() * len(y), right, right.new_tensor(len(y))])
             if on_step is not None:
                 on_step(step, num_steps)
-        mean_loss, right = (total / len(inputs)).tolist()
-        if not math.isfinite(mean_loss):
+        train_loss, train_accuracy, _ = (total / total[2]).tolist()
+        weights_finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
+        if not (math.isfinite(train_loss) and weights_finite):
             raise InputError(
                 "training diverged",
-                got=f"a loss of {mean_loss} in epoch {number}",
+                got=f"a loss of {train_loss:.3g} in epoch {number}"
+                + ("" if weights_finite else ", and weights that are not finite"),
                 hint=f"try a smaller --lr than {recipe.lr:g}",
             )
         tested = accuracy(model, test, recipe.batch_size) if test else None
-        epoch = Epoch(number, mean_loss, right, tested)
+        epoch = Epoch(number, train_loss, train_accuracy, tested)
         if on_epoch is not None:
             on_epoch(epoch)
-    metrics = {"train_loss": epoch.train_loss, "train_accuracy": epoch.train_accuracy}
-    if epoch.test_accuracy is not None:
-        metrics["test_accuracy"] = epoch.test_accuracy
-    path = out / CHECKPOINT
-    metadata = Metadata(
-        model=spec,
-        data=DataSpec(data.spec, data.mean, data.std),
-        loss=recipe.loss,
-        recipe=recipe.name,
-        regulariser=regulariser,
-        epoch=recipe.epochs,
-        metrics=metrics,
-    )
-    checkpoints.save(path, model, metadata)
-    return path
+    return epoch
 
 
 @torch.no_grad()
@@ -205,14 +241,17 @@ def load_data(
     )
     if data.targets.is_floating_point() or data.num_classes is None:
         raise InputError("the recipes train classifiers", got="targets that are not labels")
-    try:
-        test = datasets.load(
-            spec, split="test", root=root, download=download, mean=data.mean, std=data.std
-        )
-    except InputError:
+    if data.num_samples < 2:
+        raise InputError("training needs at least two examples", got=data.num_samples)
+    if not datasets.has_test_split(spec):
         return data, None
+    test = datasets.load(
+        spec, split="test", root=root, download=download, mean=data.mean, std=data.std
+    )
     return data, test
 
 
-def _batches(size: int, batch_size: int, order: torch.Generator) -> Iterator[Tensor]:
-    yield from torch.randperm(size, generator=order).split(batch_size)
+def _batches(size: int, batch_size: int, order: torch.Generator) -> list[Tensor]:
+    """Shuffle indices into batches; a last batch of one is left out, as BatchNorm needs two."""
+    batches = torch.randperm(size, generator=order).split(batch_size)
+    return [batch for batch in batches if len(batch) > 1]

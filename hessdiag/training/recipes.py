@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
+from hessdiag import factories
 from hessdiag.errors import InputError, unknown
 
 
@@ -29,7 +29,7 @@ class Recipe:
 
     name: str
     model: str
-    activation: str
+    activation: str | None
     data: str
     epochs: int
     batch_size: int
@@ -76,9 +76,11 @@ def override(recipe: Recipe, *, beta: float | None = None, **changes: object) ->
     given = {name: value for name, value in changes.items() if value is not None}
     if "activation" in given or beta is not None:
         given["beta"] = beta
+    elif factories.is_factory(str(given.get("model", ""))):  # a factory chooses its own activation
+        given |= {"activation": None, "beta": None}
     changed = dataclasses.replace(recipe, **given)
     for name, low in (("epochs", 1), ("batch_size", 2), ("lr", 0)):
         value = getattr(changed, name)
-        if not math.isfinite(value) or value < low:
+        if not low <= value <= 1e30:  # of float32
             raise InputError(f"{name} is out of range", got=value, wanted=f"at least {low}")
     return changed

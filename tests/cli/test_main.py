@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,6 @@ def test_version(run: Run):
 
 def test_without_a_command_the_help_is_shown(run: Run):
     outcome = run()
-    assert outcome.code in (0, 2)
     assert "spectrum" in outcome.out + outcome.err
 
 
@@ -74,8 +74,8 @@ def test_without_a_command_the_help_is_shown(run: Run):
     [
         (["spectra"], "No such command 'spectra'.*spectrum"),
         (["spectrum", "x.safetensors", "--topk", "3"], "No such option: --topk.*--top-k"),
-        (["spectrum"], "Missing argument 'CHECKPOINT'"),
-        (["spectrum", "x.safetensors", "--top-k", "many"], "'many' is not a valid int"),
+        (["spectrum"], "(?i)Missing argument 'checkpoint'"),
+        (["spectrum", "x.safetensors", "--top-k", "many"], "Invalid value for '--top-k'.*integer"),
         (["spectrum", "x.safetensors", "--top-k"], "requires an argument"),
     ],
 )
@@ -89,7 +89,7 @@ def test_bad_usage(run: Run, args: list[str], words: str):
 def test_doctor(run: Run):
     outcome = run("doctor")
     assert (outcome.code, outcome.err) == (0, "")
-    for words in (__version__, torch.__version__, "GiB free", "H = G + N to"):
+    for words in (__version__, torch.__version__.split("+")[0], "GiB free", "H = G + N to"):
         assert words in outcome.out
 
 
@@ -186,58 +186,62 @@ def test_an_interruption_while_writing(run: Run, checkpoint: Path, here: Path, m
     assert list(here.iterdir()) == []
 
 
-def test_ctrl_c(checkpoint: Path, here: Path):
-    long = ("--dtype", "float64", "--max-passes", "100000", "--tolerance", "1e-15", "--top-k", "40")
-    outputs = ("--json", "r.json", "--plot", "p.png", "--basis-size", "170")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hessdiag", "spectrum", str(checkpoint), *long, *outputs],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        status = Path(f"/proc/{process.pid}/maps")
-        deadline = time.monotonic() + 60
-        while "libtorch_cpu" not in status.read_text() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(4)  # into the computation
-        assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 130
+LONG = ("--dtype", "float64", "--max-passes", "100000", "--tolerance", "1e-15", "--top-k", "40")
+
+
+def interrupted(command: list[str], when: Callable[[int], None]) -> None:
+    """Start a long command, interrupt it, and look at what is left in this folder."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, *command], **pipes) as process:
+        try:
+            when(process.pid)
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
-    assert list(here.iterdir()) == []
+    assert list(Path().iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
-def test_a_reader_that_leaves_gives_no_verdict(checkpoint: Path):
+def test_ctrl_c(checkpoint: Path, here: Path):
+    def midway(pid: int) -> None:
+        deadline = time.monotonic() + 60
+        while "scipy" not in Path(f"/proc/{pid}/maps").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(3)
+        os.kill(pid, signal.SIGINT)
+
+    outputs = ("--json", "r.json", "--plot", "p.png", "--basis-size", "170")
+    interrupted(["-m", "hessdiag", "spectrum", str(checkpoint), *LONG, *outputs], midway)
+
+
+def test_ctrl_c_during_an_import(checkpoint: Path, here: Path):
+    """Torch imports numpy in C++, if nobody has before, and clears whatever is raised there."""
+    args = ["hessdiag", "spectrum", str(checkpoint), *LONG, "--json", "r.json"]
+    code = f"""
+import signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "numpy._globals":
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = {args!r}
+from hessdiag.__main__ import main
+main()
+"""
+    interrupted(["-c", code], lambda _: None)
+
+
+def test_a_reader_that_leaves_gives_no_verdict(run: Run, checkpoint: Path, monkeypatch):
     """Exit code 1 is the gate's; a closed pipe is a failure like any other."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "hessdiag",
-            "spectrum",
-            str(checkpoint),
-            "--json",
-            "-",
-            "--depth",
-            "6",
-        ]
-        + [*map(str, FAST[:-1])],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    err = process.stderr.read().decode()
-    process.stderr.close()
-    assert process.wait(timeout=60) in (0, 2, 141)
-    assert "Traceback" not in err
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # typer replaces it
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    failing(monkeypatch, BrokenPipeError(32, "Broken pipe"))
+    assert run("spectrum", checkpoint, *FAST, "--json", "-").code in (2, 141)
 
 
 # --- hostile names -----------------------------------------------------------------------------
@@ -245,16 +249,12 @@ def test_a_reader_that_leaves_gives_no_verdict(checkpoint: Path):
 ESCAPE = "\x1b[31mred\x1b[0m\x07"
 
 
-def control_characters(text: str) -> set[str]:
-    return {c for c in text if not c.isprintable() and c != "\n"}
-
-
 def test_control_characters_in_a_file_name_are_shown_not_sent(run: Run, checkpoint: Path, here):
     path = images(here / f"{ESCAPE}[bold].npz")
     outcome = run("spectrum", checkpoint, *FAST, "--data", path)
     assert outcome.code == 0
     assert "[bold].npz" in outcome.out
-    assert not control_characters(outcome.out)
+    assert outcome.out.replace("\n", "").isprintable()
     refused(run("spectrum", here / f"{ESCAPE}.safetensors"), r"\\x1b\[31mred")
     refused(run("spectrum", checkpoint, "--loss", ESCAPE), r"\\x1b\[31mred")
 
@@ -281,7 +281,7 @@ def test_hostile_metadata(run: Run, checkpoint: Path, here: Path, change: dict[s
     safetensors.torch.save_file(tensors, here / "h.safetensors", meta)
     outcome = run("spectrum", "h.safetensors", *FAST)
     refused(outcome, words)
-    assert not control_characters(outcome.err)
+    assert outcome.err.replace("\n", "").isprintable()
 
 
 def test_metadata_alone_does_not_run_a_factory(run: Run, checkpoint: Path, here: Path):

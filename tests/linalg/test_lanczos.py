@@ -134,11 +134,11 @@ def test_a_looser_tolerance_stops_sooner() -> None:
     assert steps[0] < steps[1] < steps[2] == steps[3]
     for result, limit in zip(results, (1e-2, 1e-6, 1e-10), strict=False):
         assert all(r.residual <= 5 * limit for r in (*result.top, *result.bottom))
-    assert (default_tolerance(F32), default_tolerance(F64)) == (1e-4, 1e-10)
+    assert (default_tolerance(F32), default_tolerance(F64)) == (1e-3, 1e-10)
 
 
 @each_dtype
-@pytest.mark.parametrize("exponent", [-27, 27])  # 1e-8 and 1e+8
+@pytest.mark.parametrize("exponent", [-50, -27, 27])  # 1e-15, 1e-8, 1e+8
 @pytest.mark.parametrize("name", ["geometric", "clustered", "one outlier"])
 def test_scaling_the_matrix_scales_the_results(
     name: str, exponent: int, dtype: torch.dtype
@@ -235,7 +235,12 @@ def test_dependent_starting_rows_are_replaced(rows: Sequence[int], dtype: torch.
     matrix = symmetric(SPECTRA["near-multiple"]).to(dtype)
     watched: list[Tensor] = []
     generator = lanczos(
-        start, top_k=2, depth=4, basis_size=60, watch=lambda *given: watched.extend(given)
+        start,
+        top_k=2,
+        depth=4,
+        basis_size=60,
+        tolerance=1e-5 if dtype == F32 else 1e-10,
+        watch=lambda *given: watched.extend(given),
     )
     result = run(generator, matrix)
     atol = 4e-5 if dtype == F32 else 1e-9

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh, minres
+from torch import Tensor
 
 from hessdiag.errors import InputError
 from hessdiag.linalg.operator import MatrixOperator
@@ -62,11 +63,24 @@ def test_scipy_sees_the_same_matrix(dtype: torch.dtype, tolerance: float) -> Non
     assert wrapped.shape == (SIZE, SIZE)
     assert wrapped.dtype == matrix.dtype
     one, many = normal(SIZE, dtype=dtype).numpy(), normal(SIZE, 3, dtype=dtype).numpy()
-    for right in (one, one[:, None], many, np.asfortranarray(many), many[:, ::2]):
+    for right in (one, one[:, None], many, np.asfortranarray(many), many[::-1, ::2]):
         for product in (wrapped @ right, wrapped.T @ right, wrapped.H @ right):
             assert product.shape == right.shape
             assert product.dtype == matrix.dtype
             np.testing.assert_allclose(product, matrix @ right, rtol=0, atol=10 * tolerance)
+
+
+def test_scipy_has_several_columns_applied_at_once() -> None:
+    class Counting(MatrixOperator):
+        def matmat(self, rows: Tensor) -> Tensor:
+            counts.append(len(rows))
+            return super().matmat(rows)
+
+    counts: list[int] = []
+    wrapped = Counting(operator().matrix).to_scipy()
+    many = normal(SIZE, 3).numpy()
+    assert (wrapped @ many).shape == (wrapped.H @ many).shape == many.shape
+    assert counts == [3, 3]
 
 
 @each_dtype

@@ -1,4 +1,4 @@
-"""Passes, products, waves, memory and the budget of sampling."""
+"""Passes, products, waves, bad settings and the budget of sampling."""
 
 import re
 from collections.abc import Iterator
@@ -6,20 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import hessdiag
 from hessdiag import Decomposition, Report
 from hessdiag.curvature.decomposition import PARTS
-from hessdiag.curvature.memory import linearisation_bytes
 from hessdiag.errors import InputError
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.reports.schema import notes
 from hessdiag.spectra import plan
 from hessdiag.spectra.plan import make_plan
 from hessdiag.spectra.report import Settings
-from tests.cases import BY_NAME, Batch, split
-from tests.oracles import targets, truth_of
+from tests.cases import BY_NAME, Batch
+from tests.oracles import truth_of
 
 CASE = "mlp-gelu"
 
@@ -33,10 +31,6 @@ def refusal(**settings: Any) -> str:
     with pytest.raises(InputError) as caught:
         run(**settings)
     return str(caught.value)
-
-
-def joined(batches: Any) -> Batch:
-    return torch.cat([x for x, _ in batches]), targets(batches)
 
 
 class Counted:
@@ -155,56 +149,6 @@ def test_a_small_budget_shrinks_the_basis_and_the_depth(monkeypatch):
     assert made.basis_size == 26  # and a block of 4 beside it
     assert made.settings.depth == 26 // 4
     assert made.waves == tuple((part,) for part in PARTS)
-
-
-# --- memory ------------------------------------------------------------------------------------
-
-
-def needs(dec: Decomposition, at_once: int, **settings: Any) -> tuple[int, float]:
-    """Bytes of the vectors, and of one example when so many are linearised at once."""
-    made = make_plan(dec, Settings(**settings))
-    x, y = BY_NAME[CASE].batches[0]
-    per_example = linearisation_bytes(dec.risk, x[:at_once], y[:at_once]) / at_once
-    return made.num_vectors() * dec.num_parameters * 8, per_example
-
-
-@pytest.mark.parametrize(("room", "advised"), [(3.5, 3), (1.1, 1)])
-def test_a_batch_too_large_for_the_memory_names_one_that_fits(monkeypatch, room, advised):
-    model, batches, loss = BY_NAME[CASE]
-    x, y = joined(batches)
-    vectors, per_example = needs(Decomposition(model, batches, loss), 2, top_k=2)
-    monkeypatch.setattr(plan, "available_bytes", lambda _: vectors + room * per_example)
-    message = refusal(batches=[(x, y)], top_k=2)
-    assert "too little memory" in message
-    assert "microbatch of 9" in message
-    found = re.search(r"--batch-size (\d+)$", message)
-    assert found
-    assert 1 <= int(found[1]) <= advised
-    smaller = [(x[i : i + int(found[1])], y[i : i + int(found[1])]) for i in range(0, 9, advised)]
-    assert run(smaller, top_k=2, num_probes=2).num_samples == 9
-
-
-@pytest.mark.parametrize("missing", [1, 2, 3, 4, 7, 20, 40])
-def test_a_basis_too_large_for_the_memory_names_one_that_fits(monkeypatch, missing: int):
-    """``missing`` vectors too few are left."""
-    model, batches, loss = BY_NAME[CASE]
-    x, y = joined(batches)
-    settings = {"top_k": 2, "block_size": 2, "num_probes": 2}
-    dec = Decomposition(model, batches, loss)
-    vectors, per_example = needs(dec, 1, **settings)
-    left = vectors + per_example - missing * dec.num_parameters * 8
-    monkeypatch.setattr(plan, "available_bytes", lambda _: left)
-    message = refusal(batches=split(x, y, *[1] * 9), **settings)
-    found = re.search(r"--batch-size 1 --basis-size (\d+)$", message)
-    assert found
-    report = run(split(x, y, *[1] * 9), basis_size=int(found[1]), **settings)
-    assert report.settings.basis_size == int(found[1])
-
-
-def test_where_no_basis_fits_fewer_eigenvalues_are_advised(monkeypatch):
-    monkeypatch.setattr(plan, "available_bytes", lambda _: 10_000)
-    message = refusal(top_k=5)
-    assert "smaller --top-k or fewer --params" in message
 
 
 # --- sampling until enough ---------------------------------------------------------------------

@@ -1,0 +1,81 @@
+"""What does not fit into memory is refused, with an advice that does fit."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import hessdiag
+from hessdiag import Decomposition
+from hessdiag.curvature.memory import linearisation_bytes
+from hessdiag.spectra import plan
+from hessdiag.spectra.plan import make_plan
+from hessdiag.spectra.report import Settings
+from tests.cases import BY_NAME, Batch, labels, normal, seeded, split
+from tests.oracles import targets
+from tests.spectra.test_plan import CASE, refusal, run
+
+
+def joined(batches: Any) -> Batch:
+    return torch.cat([x for x, _ in batches]), targets(batches)
+
+
+def needs(dec: Decomposition, at_once: int, **settings: Any) -> tuple[int, float]:
+    """Bytes of the vectors, and of one example when so many are linearised at once."""
+    made = make_plan(dec, Settings(**settings))
+    x, y = BY_NAME[CASE].batches[0]
+    per_example = linearisation_bytes(dec.risk, x[:at_once], y[:at_once]) / at_once
+    return made.num_vectors() * dec.num_parameters * 8, per_example
+
+
+@pytest.mark.parametrize(("room", "advised"), [(3.5, 3), (1.1, 1)])
+def test_a_batch_too_large_for_the_memory_names_one_that_fits(monkeypatch, room, advised):
+    model, batches, loss = BY_NAME[CASE]
+    x, y = joined(batches)
+    vectors, per_example = needs(Decomposition(model, batches, loss), 2, top_k=2)
+    monkeypatch.setattr(plan, "available_bytes", lambda _: vectors + room * per_example)
+    message = refusal(batches=[(x, y)], top_k=2)
+    assert "too little memory" in message
+    assert "microbatch of 9" in message
+    found = re.search(r"--batch-size (\d+)$", message)
+    assert found
+    assert 1 <= int(found[1]) <= advised
+    smaller = [(x[i : i + int(found[1])], y[i : i + int(found[1])]) for i in range(0, 9, advised)]
+    assert run(smaller, top_k=2, num_probes=2).num_samples == 9
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3, 4, 7, 20, 40])
+def test_a_basis_too_large_for_the_memory_names_one_that_fits(monkeypatch, missing: int):
+    """``missing`` vectors too few are left."""
+    model, batches, loss = BY_NAME[CASE]
+    x, y = joined(batches)
+    settings = {"top_k": 2, "block_size": 2, "num_probes": 2}
+    dec = Decomposition(model, batches, loss)
+    vectors, per_example = needs(dec, 1, **settings)
+    left = vectors + per_example - missing * dec.num_parameters * 8
+    monkeypatch.setattr(plan, "available_bytes", lambda _: left)
+    message = refusal(batches=split(x, y, *[1] * 9), **settings)
+    found = re.search(r"--batch-size 1 --basis-size (\d+)$", message)
+    assert found
+    report = run(split(x, y, *[1] * 9), basis_size=int(found[1]), **settings)
+    assert report.settings.basis_size == int(found[1])
+
+
+def test_an_example_is_not_charged_for_the_inputs_of_the_whole_batch(monkeypatch):
+    """Of x[:2], two examples are held and not the storage that it is a view of."""
+    model = seeded(lambda: nn.Linear(500, 2))
+    x, y = normal(200, 500), labels(200, num_classes=2)
+    settings = {"top_k": 1, "num_probes": 2, "density": False}
+    dec = Decomposition(model, [(x, y)])
+    whole = linearisation_bytes(dec.risk, x, y)
+    vectors = make_plan(dec, Settings(**settings)).num_vectors() * dec.num_parameters * 8
+    monkeypatch.setattr(plan, "available_bytes", lambda _: vectors + 2 * whole)
+    assert hessdiag.spectrum(model, [(x, y)], **settings).num_samples == 200
+
+
+def test_where_no_basis_fits_fewer_eigenvalues_are_advised(monkeypatch):
+    monkeypatch.setattr(plan, "available_bytes", lambda _: 10_000)
+    message = refusal(top_k=5)
+    assert "smaller --top-k or fewer --params" in message
