@@ -191,6 +191,8 @@ def _describe(
     if name is not None and (base is None or base.name != name):
         classes = seen.num_classes if seen else data.num_classes
         base = ModelSpec(name, num_classes=classes)
+        if meta and not factories.is_factory(name):
+            base = dataclasses.replace(base, activation=meta.model.activation, beta=meta.model.beta)
     if base is None:
         raise InputError(
             "the network of this checkpoint is not recognised",
@@ -198,8 +200,17 @@ def _describe(
             wanted=f"--model with one of {', '.join(models.NAMES)}, or package.module:factory",
         )
     _refuse_code(base.name, name, "--model")
-    if not factories.is_factory(base.name):
-        base = dataclasses.replace(base, input_shape=data.input_shape)
+    if factories.is_factory(base.name):  # it chooses its own activation
+        return dataclasses.replace(base, activation=activation, beta=beta)
+    base = dataclasses.replace(base, input_shape=data.input_shape)
+    if base.activation is None and base.name in models.RESNETS:
+        base = dataclasses.replace(base, activation="relu")  # torchvision's
+    if base.activation is None and activation is None:
+        raise InputError(
+            f"the activation of this {base.name} is not known",
+            got="a checkpoint without metadata; shapes do not tell",
+            wanted="--activation gelu, --activation relu, …",
+        )
     if activation is not None:
         base = dataclasses.replace(base, activation=activation, beta=None)
     if beta is not None:
@@ -224,7 +235,7 @@ def _refuse_code(chosen: str, option: str | None, name: str) -> None:
 
 def _fitting_batch(subject: Subject) -> int:
     """Choose the microbatch by the network's memory per example, the same on every run."""
-    pair = subject.data.inputs[:2], subject.data.targets[:2]
+    pair = subject.data.inputs[:2].clone(), subject.data.targets[:2].clone()
     risk = EmpiricalRisk(subject.model, [pair], subject.loss, dtype=subject.dtype)
     x, y = next(risk.microbatches())
     if not subject.data.targets.is_floating_point():

@@ -1,4 +1,4 @@
-"""The floors of the house: a file imports only from its own floor's folder and from lower floors."""
+"""The floors of the house: a file imports from its own room and from lower floors."""
 
 import ast
 from pathlib import Path
@@ -29,7 +29,7 @@ def floor(name: str) -> int:
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
-    """Dotted names of the modules that a file imports; ``from a import b`` gives ``a`` and ``a.b``."""
+    """Names of the modules that a file imports; ``from a import b`` gives ``a`` and ``a.b``."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = tree.body if top_level_only else ast.walk(tree)
     found: set[str] = set()

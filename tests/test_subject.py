@@ -60,7 +60,9 @@ def test_options_go_before_metadata(path: str):
 
 
 def test_without_metadata_the_tensors_tell(bare: str):
-    found = subject.load(bare, data="digits", num_samples=5)
+    assert "the activation of this mlp-8 is not known" in refusal(bare, data="digits")
+    found = subject.load(bare, data="digits", num_samples=5, activation="silu")
+    assert found.spec.activation == "silu"
     assert found.spec.name == "mlp-8"
     assert found.spec.num_classes == 10
     assert found.loss == "cross-entropy"

@@ -75,7 +75,7 @@ def _headline(report: Report, provenance: Provenance | None) -> Text:
 
 def _table(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in report.parts:
         table.add_column(TITLES[name], justify="right", no_wrap=True)
     parts = list(report.parts.values())

@@ -94,7 +94,9 @@ def check_memory(decomposition: Decomposition, plan: Plan) -> None:
     risk = decomposition.risk
     x, y = next(iter(risk.microbatches()))
     batch = len(y)
-    few = (x[:2], y[:2]) if isinstance(x, Tensor) and batch > 2 else (x, y)
+    few = (x, y)
+    if isinstance(x, Tensor) and batch > 2:
+        few = x[:2].clone(), y[:2].clone()  # views would be charged for the whole batch
     per_example = linearisation_bytes(risk, *few) / len(few[1])
     vector_bytes = decomposition.num_parameters * risk.dtype.itemsize
     vectors = plan.num_vectors() * vector_bytes

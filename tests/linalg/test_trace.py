@@ -152,8 +152,11 @@ def test_asymmetry_shows(skew: float) -> None:
     matrix = symmetric(SPECTRA["indefinite"]) + skew * (noise - noise.T)
     rows[2] *= 1e6  # the first two count
     assert sample(matrix, rows[:1]).asymmetry is None
-    found = sample(matrix, rows).asymmetry
+    samples = sample(matrix, rows)
+    found = samples.asymmetry
     assert found is not None
+    samples.add(rows, rows)
+    assert samples.asymmetry == found
     first, second = rows[0] @ matrix, rows[1] @ matrix
     expected = abs(float(rows[1] @ first - rows[0] @ second)) / float(10 * second.norm())
     assert found == pytest.approx(expected, abs=1e-14)
@@ -172,6 +175,7 @@ def test_a_norm_is_never_negative() -> None:
     samples.add(rows, rows * torch.tensor([[1.0], [9.0]], dtype=F64))
     norm = samples.frobenius_norm()
     assert norm.value == pytest.approx(math.sqrt(41))
+    assert norm.stderr == pytest.approx(40 / (2 * math.sqrt(41)))  # that of the square is 40
     assert norm.ci95 is not None
     assert norm.ci95[0] == 0.0
     assert norm.ci95[1] > 9

@@ -26,7 +26,7 @@ def needs(dec: Decomposition, at_once: int, **settings: Any) -> tuple[int, float
     """Bytes of the vectors, and of one example when so many are linearised at once."""
     made = make_plan(dec, Settings(**settings))
     x, y = BY_NAME[CASE].batches[0]
-    per_example = linearisation_bytes(dec.risk, x[:at_once], y[:at_once]) / at_once
+    per_example = linearisation_bytes(dec.risk, x[:at_once].clone(), y[:at_once].clone()) / at_once
     return made.num_vectors() * dec.num_parameters * 8, per_example
 
 
