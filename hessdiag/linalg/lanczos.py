@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hessdiag.seeds import stream
+
 Array = NDArray[np.float64]
 
 _CHUNK = 1 << 18  # columns reduced at once: partial sums of that length, added up in float64
@@ -97,7 +99,8 @@ def lanczos(
         watch: called with ``start`` and its products ``A start`` after the first step.
 
     Returns:
-        LanczosResult, the largest and the smallest eigenvalue first in ``top`` and ``bottom``.
+        LanczosResult, the largest and the smallest eigenvalue first in ``top`` and ``bottom``;
+        fewer than ``top_k`` of them, and no quadrature, if ``max_steps`` ends the run before.
 
     Source: Wu and Simon (2000), thick restart; Golub and Meurant (2010), ch. 7, quadrature.
     """
@@ -152,9 +155,11 @@ class _Basis:
         self.raw = np.zeros((num_rows, num_rows))
         self.done = self.num_pending = 0
         self.last = 0  # first row of the block absorbed last
-        self.random = torch.Generator().manual_seed(seed)
+        self.random = torch.Generator().manual_seed(stream(seed, "replacement"))
+        self.rounding = 0.0  # of the projections that restarts have replaced
         norms = np.array([_norm(row) for row in start])
-        unit = start / torch.from_numpy(norms).to(start.device, start.dtype)[:, None]
+        scales = torch.from_numpy(np.where(norms > 0, norms, 1.0))
+        unit = start / scales.to(start.device, start.dtype)[:, None]
         self.start_weights = self._append(unit, scale=1.0)  # unit = weights @ Q
         self.start_coefficients = self.start_weights * norms[:, None]  # start = coefficients @ Q
 
@@ -180,9 +185,12 @@ class _Basis:
 
     def residuals(self, vectors: Array) -> Array:
         """Bound ‖A y − θ y‖ for each Ritz vector: coupling to the pending block plus rounding."""
-        raw = self.raw[: self.done, : self.done]
-        rounding = np.linalg.norm(raw - raw.T, axis=1).max() / 2
+        rounding = self.rounding + self._asymmetry()
         return np.hypot(np.linalg.norm(self.coupling(vectors), axis=1), rounding)
+
+    def _asymmetry(self) -> float:
+        raw = self.raw[: self.done, : self.done]
+        return float(np.linalg.norm(raw - raw.T, axis=1).max()) / 2
 
     def absorb(self, products: Tensor) -> None:
         """Take in ``A q`` for the pending rows; what is new in it becomes the pending block."""
@@ -199,6 +207,7 @@ class _Basis:
         keep = min(keep, self.capacity - self.block_size)
         chosen = np.r_[0 : keep // 2, len(theta) - (keep - keep // 2) : len(theta)]
         coupling = self.coupling(vectors[:, chosen])
+        self.rounding = max(self.rounding, self._asymmetry())
         turn = torch.from_numpy(np.ascontiguousarray(vectors[:, chosen].T))
         turn = turn.to(self.rows.device, self.rows.dtype)
         done, end = self.done, self.done + self.num_pending
@@ -235,12 +244,21 @@ class _Basis:
             if norm > negligible:
                 coefficients[i, new] = norm
             else:
-                noise = torch.randn(self.size, generator=self.random, dtype=torch.float64)
-                row.copy_(noise)
-                _orthogonalise(row, basis)
+                self._replace(row, basis)
             self.rows[self.done + new] = row[0] / _norm(row)
             self.num_pending += 1
         return coefficients
+
+    def _replace(self, row: Tensor, basis: Tensor) -> None:
+        """Fill ``row`` with a random direction orthogonal to the basis."""
+        enough = 1e3 * torch.finfo(row.dtype).eps * self.size**0.5
+        left = 0.0
+        while left <= enough:  # of a draw of norm √n; less would be rounding
+            row.copy_(torch.randn(self.size, generator=self.random, dtype=torch.float64))
+            _orthogonalise(row, basis)
+            left = _norm(row)
+        row /= left
+        _orthogonalise(row, basis)
 
 
 def _inner(block: Tensor, rows: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class Operator(ABC):
         from scipy.sparse.linalg import LinearOperator
 
         def columns(matrix: NDArray[np.floating]) -> NDArray[np.floating]:
-            rows = torch.from_numpy(np.ascontiguousarray(matrix.T)).to(self.device, self.dtype)
+            rows = torch.tensor(np.array(matrix.T, order="C")).to(self.device, self.dtype)
             return self.matmat(rows).T.cpu().numpy()
 
         def column(vector: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -134,7 +134,7 @@ def hutchinson(
         stop: probes taken whatever they say.
         chunk: probes asked for at once.
         max_probes: no probe from this index on is taken.
-        enough: says whether the samples suffice.
+        enough: says whether the samples suffice; also asked when there are none yet.
     """
     index = start
     if index >= stop:  # all of the first probes are somebody else's: wait for that pass

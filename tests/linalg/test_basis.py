@@ -73,6 +73,15 @@ def test_a_restart_keeps_the_outermost_ritz_values(num_wanted: int) -> None:
     assert num_wanted <= len(kept) <= 20 - 4
 
 
+@pytest.mark.parametrize("block_size", [1, 2])
+def test_restarts_of_the_smallest_basis_keep_all_that_is_wanted(block_size: int) -> None:
+    eigenvalues = np.r_[np.linspace(-1, 1, 230), np.arange(2.0, 7), -np.arange(2.0, 7)]
+    generator = lanczos(normal(block_size, SIZE), top_k=5, basis_size=10 + 2 * block_size)
+    result = run(generator, symmetric(eigenvalues))
+    np.testing.assert_allclose(ends(result), [[6.0, 5, 4, 3, 2], [-6.0, -5, -4, -3, -2]])
+    assert result.num_steps < 60
+
+
 @pytest.mark.parametrize(("block_size", "top_k", "basis_size"), [(4, 3, 14), (3, 0, 6), (1, 1, 4)])
 def test_memory_is_the_basis_and_one_block(block_size: int, top_k: int, basis_size: int) -> None:
     generator = lanczos(normal(block_size, SIZE), top_k=top_k, basis_size=basis_size, max_steps=50)
@@ -92,6 +101,13 @@ def test_columns_reduced_in_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch
     whole = values()
     monkeypatch.setattr(module, "_CHUNK", 37)  # does not divide the dimension
     np.testing.assert_allclose(values(), whole, atol=1e-9)
+
+
+def test_chunks_are_added_up_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 1)
+    row = torch.ones(1, 1001)
+    row[0, 0] = 4096.0  # its square is 2²⁴, where float32 no longer counts by ones
+    assert module._inner(row, row).item() == 2.0**24 + 1000
 
 
 def test_the_products_received_are_left_alone() -> None:

@@ -59,6 +59,18 @@ def test_the_interval_leans_towards_the_long_tail() -> None:
     assert mirrored.ci95 == pytest.approx((-high, -low))
 
 
+@pytest.mark.parametrize("count", [3, 5, 20])
+def test_the_ends_are_students_quantiles_under_halls_transformation(count: int) -> None:
+    samples = np.random.default_rng(count).chisquare(1, count)
+    skew, deviation = float(stats.skew(samples, bias=False)), samples.std(ddof=1)
+    found = estimate_mean(samples).ci95
+    assert found is not None
+    w = (samples.mean() - np.array(found)) / deviation  # Hall (1992), g_1
+    transformed = w + skew * w**2 / 3 + skew**2 * w**3 / 27 + skew / (6 * count)
+    quantile = stats.t.ppf(0.975, count - 1) / math.sqrt(count)
+    np.testing.assert_allclose(transformed, [quantile, -quantile], rtol=1e-9)
+
+
 def test_without_skewness_the_interval_is_students() -> None:
     samples = np.arange(-4.0, 5.0)
     estimate = estimate_mean(samples)

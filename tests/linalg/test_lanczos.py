@@ -115,13 +115,20 @@ def test_residuals_bound_and_flags_are_honest(
 
 
 def test_an_operator_that_is_not_symmetric_never_counts_as_exact() -> None:
-    eigenvalues = np.arange(1.0, 31.0)
-    noise = 1e-4 * normal(30, 30, seed=5)
-    generator = lanczos(normal(3, 30), top_k=3, basis_size=30)
-    result = run(generator, symmetric(eigenvalues) + noise)
+    matrix, noise = symmetric(np.arange(1.0, 31.0)), 1e-4 * normal(30, 30, seed=5)
+    result = run(lanczos(normal(3, 30), top_k=3, basis_size=30), matrix + noise)
     assert not any(ritz.converged for ritz in (*result.top, *result.bottom))
     smallest = min(ritz.residual for ritz in result.top)
     assert float((noise - noise.T).norm(dim=1).median()) / 4 < smallest < 1e-2
+    of_symmetric_part = exact(matrix + (noise + noise.T) / 2)
+    np.testing.assert_allclose(ends(result)[1], of_symmetric_part[:3], rtol=1e-12)
+
+
+def test_a_single_entry_that_is_not_symmetric_shows_in_every_residual() -> None:
+    matrix = torch.diag(torch.arange(1.0, 31.0, dtype=F64))
+    matrix[3, 7] = 1e-3
+    result = run(lanczos(torch.eye(30, dtype=F64), top_k=15, basis_size=30), matrix)
+    assert min(ritz.residual for ritz in (*result.top, *result.bottom)) == pytest.approx(5e-4)
 
 
 def test_a_looser_tolerance_stops_sooner() -> None:
