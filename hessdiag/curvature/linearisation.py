@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
+from hessdiag.linalg.vectors import all_finite
 
 
 class Linearisation:
@@ -53,7 +54,7 @@ class Linearisation:
             )
         self.gradient = [tensor.detach() for tensor in s]
         for name, tensor in zip(risk.layout.names, self.gradient, strict=True):
-            if not bool(torch.isfinite(tensor).all()):
+            if not all_finite(tensor):
                 raise InputError(f"the gradient of {name} is not finite", got="NaN or Inf")
         # unused parameters have a zero gradient that no graph leads to
         self._used = [i for i, tensor in enumerate(s) if tensor.requires_grad]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Tell whether no entry is NaN or Inf, in one pass over memory: either would reach the sum."""
+    return math.isfinite(float(tensor.sum(dtype=torch.float64)))
 
 
 @dataclass(frozen=True)
