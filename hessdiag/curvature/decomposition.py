@@ -103,7 +103,7 @@ class Decomposition:
     def products(self, v: Tensor, parts: Iterable[str] = PARTS) -> Products:
         """Compute H v, G v and N v.
 
-        Cost: one pass over the data; per microbatch two gradients plus about three a vector.
+        Cost: one pass over the data; per microbatch one gradient plus about three a vector.
 
         Args:
             v: ``(n,)`` or rows ``(k, n)``.
@@ -181,7 +181,7 @@ class Decomposition:
         """Compute ‖H v − (G v + N v)‖/‖H v‖ for a random v on the first microbatch.
 
         Here H v comes from differentiating the loss itself twice, with none of the linearisation's
-        code. Cost: about nine gradients of one microbatch.
+        code. Cost: about eight gradients of one microbatch.
         """
         x, y = next(iter(self.risk.microbatches()))
         generator = torch.Generator().manual_seed(stream(seed, "residual"))

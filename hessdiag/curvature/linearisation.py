@@ -24,7 +24,7 @@ from hessdiag.linalg.vectors import all_finite
 class Linearisation:
     """The network and its loss, linearised at θ for one microbatch; sums, not means.
 
-    Cost: two gradients to build and about three times a gradient's memory; then, in gradients,
+    Cost: about one gradient to build and three times a gradient's memory; then, in gradients,
     about 3 for both products, 2 for one.
 
     Attributes:

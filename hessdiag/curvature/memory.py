@@ -20,7 +20,7 @@ def linearisation_bytes(risk: EmpiricalRisk, x: Any, y: Tensor) -> int:
     """Measure the memory that the linearisation of one microbatch holds, without θ itself.
 
     Counts the storages that autograd saves, each once, times an allowance for working buffers.
-    Cost: two gradients on that microbatch.
+    Cost: one gradient on that microbatch.
     """
     held: dict[int, int] = {}
     weights = {tensor.untyped_storage().data_ptr() for tensor in risk.parameters.values()}

@@ -86,7 +86,7 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
 def check_memory(decomposition: Decomposition, plan: Plan) -> None:
     """Refuse, before any long computation, what cannot fit; say what would.
 
-    Cost: two gradients on two examples.
+    Cost: one gradient on two examples.
 
     Raises:
         InputError: vectors and a microbatch together exceed the memory that is left.
