@@ -205,7 +205,7 @@ def _describe(
     base = dataclasses.replace(base, input_shape=data.input_shape)
     if base.activation is None and base.name in models.RESNETS:
         base = dataclasses.replace(base, activation="relu")  # torchvision's
-    if base.activation is None and activation is None:
+    if base.activation is None and activation is None and meta is None:
         raise InputError(
             f"the activation of this {base.name} is not known",
             got="a checkpoint without metadata; shapes do not tell",
