@@ -46,6 +46,7 @@ def plus_minus(value: float, error: float | None) -> str:
     largest = max(abs(value), error)
     if 1e-3 <= largest < 1e5:
         digits = min(max(1 - math.floor(math.log10(error)), 0), 6)
+        digits = min(digits, max(5 - math.floor(math.log10(largest)), 0))  # six figures in all
         return f"{value:.{digits}f} ± {_short(error)}"
     power = math.floor(math.log10(largest))
     scale = 10.0**power
@@ -54,7 +55,7 @@ def plus_minus(value: float, error: float | None) -> str:
 
 
 def _short(error: float) -> str:
-    if error < 1e-4:
+    if error < 1e-3:
         return f"{error:.0e}"
     digits = max(1 - math.floor(math.log10(error)), 0)
     return f"{error:.{digits}f}"
