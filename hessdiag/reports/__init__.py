@@ -1,1 +1,4 @@
 """Reports as text, JSON and plots: pure functions of results."""
+
+TITLES = {"hessian": "Hessian H", "gn": "Gauss-Newton G", "nme": "NME N"}
+"""Names of the parts, as people read them."""

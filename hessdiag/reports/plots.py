@@ -13,11 +13,11 @@ from matplotlib.ticker import SymmetricalLogLocator
 from hessdiag.errors import InputError, printable
 from hessdiag.files import replacing
 from hessdiag.metadata import Provenance
+from hessdiag.reports import TITLES
 from hessdiag.reports.axis import SymlogAxis
 from hessdiag.spectra.report import Report
 
 COLOURS = {"hessian": "#333333", "gn": "#0072b2", "nme": "#d55e00"}  # safe for colour-blind eyes
-LABELS = {"hessian": "Hessian H", "gn": "Gauss-Newton G", "nme": "NME N"}
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -55,18 +55,19 @@ def spectrum_figure(report: Report, provenance: Provenance | None = None) -> Fig
     curves_axes, marks_axes = figure.subplots(
         2, 1, sharex=True, gridspec_kw={"height_ratios": (8, 1 + 0.5 * len(parts))}
     )
+    peak = 0.0
     for row, (name, part) in enumerate(parts.items()):
         assert part.density is not None
         curve = axis.density(part.density)
+        peak = max(peak, float(curve.max()))
         shown = np.maximum(curve, curve.max() * 1e-12)
-        curves_axes.plot(axis.grid, shown, color=COLOURS[name], label=LABELS[name], lw=1.6)
+        curves_axes.plot(axis.grid, shown, color=COLOURS[name], label=TITLES[name], lw=1.6)
         values = [ritz.value for ritz in (*part.top, *part.bottom)]
         converged = [ritz.converged for ritz in (*part.top, *part.bottom)]
         for value, ok in zip(values, converged, strict=True):
             marks_axes.plot(
                 value, -row, "|" if ok else "x", color=COLOURS[name], markersize=9, clip_on=False
             )
-    peak = max(float(axis.density(p.density).max()) for p in parts.values() if p.density)
     curves_axes.set_yscale("log")
     curves_axes.set_ylim(peak * 1e-8, peak * 3)
     curves_axes.set_xscale("symlog", linthresh=axis.tau, linscale=0.7)
@@ -76,7 +77,7 @@ def spectrum_figure(report: Report, provenance: Provenance | None = None) -> Fig
     curves_axes.legend(frameon=False)
     curves_axes.grid(alpha=0.25)
     marks_axes.set_yticks(
-        [-row for row in range(len(parts))], [LABELS[n].split()[-1] for n in parts]
+        [-row for row in range(len(parts))], [TITLES[n].split()[-1] for n in parts]
     )
     marks_axes.set_ylim(-len(parts) + 0.4, 0.6)
     marks_axes.grid(axis="x", alpha=0.25)

@@ -15,11 +15,11 @@ from hessdiag.errors import printable
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
+from hessdiag.reports import TITLES
 from hessdiag.reports.axis import SymlogAxis
 from hessdiag.reports.schema import notes
 from hessdiag.spectra.report import Report
 
-TITLES = {"hessian": "Hessian H", "gn": "Gauss-Newton G", "nme": "NME N"}
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
