@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from hessdiag.cli import options
+from hessdiag.cli import options, results
 
 
 def spectrum(
@@ -78,21 +77,19 @@ def spectrum(
     Error N. Every number comes with its error: sampled ones with standard error and 95 % interval,
     eigenvalues with a residual bound.
     """
-    from hessdiag import files, subject
     from hessdiag import spectrum as compute
+    from hessdiag import subject
     from hessdiag.cli import console
     from hessdiag.curvature.decomposition import PARTS
     from hessdiag.errors import InputError, unknown
-    from hessdiag.reports import plots, schema, text
+    from hessdiag.reports.spectrum.plot import spectrum_figure
+    from hessdiag.reports.spectrum.schema import spectrum_json
+    from hessdiag.reports.spectrum.text import spectrum_text
     from hessdiag.spectra.run import Progress
 
-    if json is not None and json != "-":
-        files.check_writable(json)
-    if plot is not None:
-        plots.check_plot_path(plot)
-        files.check_writable(plot)
-        if not density:
-            raise InputError("--plot draws the densities", got="--no-density")
+    results.check_targets(json=json, plot=plot)
+    if plot is not None and not density:
+        raise InputError("--plot draws the densities", got="--no-density")
     parts = tuple(dict.fromkeys(part or ["all"]))
     for name in parts:
         if name not in ("all", *PARTS):
@@ -142,13 +139,11 @@ def spectrum(
             seed=seed,
         )
     provenance = found.provenance()
-    if plot is not None:
-        plots.save(plots.spectrum_figure(report, provenance), plot)
-    if json is not None:
-        payload = schema.dumps(schema.spectrum_json(report, provenance))
-        if json == "-":
-            sys.stdout.write(payload)
-        else:
-            files.write_text(json, payload)
-    if json != "-" and not quiet:
-        console.out().print(text.spectrum_text(report, provenance))
+    results.deliver(
+        json=json,
+        plot=plot,
+        quiet=quiet,
+        payload=lambda: spectrum_json(report, provenance),
+        figure=lambda: spectrum_figure(report, provenance),
+        text=lambda: spectrum_text(report, provenance),
+    )

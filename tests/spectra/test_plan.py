@@ -12,7 +12,7 @@ from hessdiag import Decomposition, Report
 from hessdiag.curvature.decomposition import PARTS
 from hessdiag.errors import InputError
 from hessdiag.linalg.driver import Answer, Request
-from hessdiag.reports.schema import notes
+from hessdiag.reports.spectrum.schema import notes
 from hessdiag.spectra import plan
 from hessdiag.spectra.plan import make_plan
 from hessdiag.spectra.report import Settings

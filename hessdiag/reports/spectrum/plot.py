@@ -1,43 +1,17 @@
-"""Plots of reports, as matplotlib figures."""
+"""The spectrum report as a plot."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
 from hessdiag.errors import InputError, printable
-from hessdiag.files import replacing
 from hessdiag.metadata import Provenance
 from hessdiag.reports import TITLES
-from hessdiag.reports.axis import SymlogAxis
+from hessdiag.reports.figures import COLOURS, blank
+from hessdiag.reports.spectrum.axis import SymlogAxis
 from hessdiag.spectra.report import Report
-
-COLOURS = {"hessian": "#333333", "gn": "#0072b2", "nme": "#d55e00"}  # safe for colour-blind eyes
-SUFFIXES = (".png", ".svg", ".pdf")
-
-
-def check_plot_path(path: str | os.PathLike[str]) -> None:
-    """Refuse a plot whose suffix matplotlib would not know.
-
-    Raises:
-        InputError: the suffix is not one of SUFFIXES.
-    """
-    if Path(path).suffix.lower() not in SUFFIXES:
-        raise InputError(
-            "unknown kind of plot", got=Path(path).name, wanted=f"a name in {', '.join(SUFFIXES)}"
-        )
-
-
-def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure to ``path`` in one step; its suffix chooses the format."""
-    check_plot_path(path)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=160, format=Path(path).suffix[1:].lower())
 
 
 def spectrum_figure(report: Report, provenance: Provenance | None = None) -> Figure:
@@ -50,8 +24,7 @@ def spectrum_figure(report: Report, provenance: Provenance | None = None) -> Fig
     if not parts:
         raise InputError("there is no density to plot", hint="leave out --no-density")
     axis = SymlogAxis((part.density for part in parts.values() if part.density), 2000)
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(8, 4.8)
     curves_axes, marks_axes = figure.subplots(
         2, 1, sharex=True, gridspec_kw={"height_ratios": (8, 1 + 0.5 * len(parts))}
     )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from typing import Any
 
-from hessdiag import __version__
 from hessdiag.linalg.density import Density
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
+from hessdiag.reports.payload import finite, origin
 from hessdiag.spectra.report import Part, Report
 
 SPECTRUM = "hessdiag.spectrum/1"
@@ -22,35 +20,22 @@ def spectrum_json(report: Report, provenance: Provenance | None = None) -> dict[
 
     ``notes`` gives the reason for every None and whatever else qualifies a number.
     """
-    of = provenance
     settings = {
         **dataclasses.asdict(report.settings),
         "dtype": report.dtype,
         "device": report.device,
         "bn": report.bn,
-        "batch_size": of.batch_size if of else None,
+        "batch_size": provenance.batch_size if provenance else None,
         "params": report.params,
     }
-    return _finite(
+    return finite(
         {
-            "schema": SPECTRUM,
-            "version": __version__,
-            "checkpoint": {
-                "path": of.checkpoint if of else None,
-                "sha256": of.checkpoint_sha256 if of else None,
-                "num_parameters": report.num_parameters,
-            },
-            "model": {
-                "name": of.model.name if of else None,
-                "activation": of.model.activation if of else None,
-                "beta": of.model.beta if of else None,
-            },
-            "data": {
-                "spec": of.data if of else None,
-                "split": of.split if of else None,
-                "num_samples": report.num_samples,
-                "sha256": of.data_sha256 if of else None,
-            },
+            **origin(
+                SPECTRUM,
+                provenance,
+                num_parameters=report.num_parameters,
+                num_samples=report.num_samples,
+            ),
             "loss": {"name": report.loss_name, "value": report.loss, "accuracy": report.accuracy},
             "settings": settings,
             "parts": {name: _part(part) for name, part in report.parts.items()},
@@ -96,11 +81,6 @@ def notes(report: Report) -> list[str]:
     return found
 
 
-def dumps(payload: dict[str, Any]) -> str:
-    """Serialise a report, ending in a newline."""
-    return json.dumps(payload, indent=2, allow_nan=False) + "\n"
-
-
 def _part(part: Part) -> dict[str, Any]:
     payload: dict[str, Any] = {
         "trace": _estimate(part.trace),
@@ -131,14 +111,3 @@ def _ritz(ritz: RitzValue) -> dict[str, Any]:
 def _density(density: Density) -> dict[str, Any]:
     fields = dataclasses.asdict(density)
     return {name: getattr(value, "tolist", lambda v=value: v)() for name, value in fields.items()}
-
-
-def _finite(value: Any) -> Any:
-    """Copy a JSON-like structure with None for every number that is not finite."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

@@ -11,7 +11,8 @@ from hessdiag import Estimate, Report
 from hessdiag.curvature.decomposition import PARTS
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.metadata import Provenance
-from hessdiag.reports import schema
+from hessdiag.reports.payload import dumps
+from hessdiag.reports.spectrum import schema
 
 ESTIMATE = {"value", "stderr", "ci95", "num_probes"}
 CONTRACT = {
@@ -47,7 +48,7 @@ CONTRACT = {
 
 def payload(report: Report, provenance: Provenance | None = None) -> dict[str, Any]:
     """Lay the report out and read it back, strictly."""
-    text = schema.dumps(schema.spectrum_json(report, provenance))
+    text = dumps(schema.spectrum_json(report, provenance))
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -140,7 +141,7 @@ def test_numbers_that_are_not_finite_become_null(report: Report):
         top=(RitzValue(float("inf"), float("nan"), converged=False),),
     )
     with pytest.raises(ValueError, match="not JSON compliant"):
-        schema.dumps({"value": float("nan")})
+        dumps({"value": float("nan")})
     part = payload(bad)["parts"]["nme"]
     assert part["trace"] == {"value": None, "stderr": None, "ci95": [None, None], "num_probes": 8}
     assert part["top"] == [{"value": None, "residual": None, "converged": False}]

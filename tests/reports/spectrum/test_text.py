@@ -9,7 +9,8 @@ from rich.console import Console
 
 from hessdiag import Report
 from hessdiag.metadata import Provenance
-from hessdiag.reports.text import plus_minus, spectrum_text
+from hessdiag.reports.spectrum.text import spectrum_text
+from hessdiag.reports.wording import plus_minus
 
 
 def rendered(report: Report, provenance: Provenance | None = None, width: int = 120) -> str:

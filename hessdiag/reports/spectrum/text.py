@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,11 +15,10 @@ from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
 from hessdiag.reports import TITLES
-from hessdiag.reports.axis import SymlogAxis
-from hessdiag.reports.schema import notes
+from hessdiag.reports.spectrum.axis import SymlogAxis
+from hessdiag.reports.spectrum.schema import notes
+from hessdiag.reports.wording import BARS, plus_minus, title
 from hessdiag.spectra.report import Report
-
-_BARS = " ▁▂▃▄▅▆▇█"
 
 
 def spectrum_text(report: Report, provenance: Provenance | None = None) -> RenderableType:
@@ -34,40 +32,10 @@ def spectrum_text(report: Report, provenance: Provenance | None = None) -> Rende
     return Group(*blocks)
 
 
-def plus_minus(value: float, error: float | None) -> str:
-    """Format value ± error with as many digits as the error warrants."""
-    if not math.isfinite(value):
-        return "not finite"
-    if error is None or not math.isfinite(error):
-        return f"{value:.4g}"
-    error = max(error, 1e-7 * abs(value))
-    if max(abs(value), error) < 1e-300:
-        return "0"
-    largest = max(abs(value), error)
-    if 1e-3 <= largest < 1e5:
-        digits = min(max(1 - math.floor(math.log10(error)), 0), 6)
-        digits = min(digits, max(5 - math.floor(math.log10(largest)), 0))  # six figures in all
-        return f"{value:.{digits}f} ± {_short(error)}"
-    power = math.floor(math.log10(largest))
-    scale = 10.0**power
-    digits = min(max(1 - math.floor(math.log10(error / scale)), 0), 5)
-    return f"({value / scale:.{digits}f} ± {_short(error / scale)})e{power}"
-
-
-def _short(error: float) -> str:
-    if error < 1e-3:
-        return f"{error:.0e}"
-    digits = max(1 - math.floor(math.log10(error)), 0)
-    return f"{error:.{digits}f}"
-
-
 def _headline(report: Report, provenance: Provenance | None) -> Text:
     parts: list[str] = []
     if provenance is not None:
-        model = provenance.model
-        beta = f"({model.beta:g})" if model.beta is not None else ""
-        activation = f" {model.activation}{beta}" if model.activation else ""
-        parts.append(f"{model.name}{activation} on {provenance.data} ({provenance.split})")
+        parts.append(title(provenance))
     parts.append(f"{report.num_parameters:,} parameters, {report.num_samples:,} samples")
     accuracy = f", accuracy {report.accuracy:.2%}" if report.accuracy is not None else ""
     parts.append(f"{report.loss_name} {report.loss:.4g}{accuracy}")
@@ -116,7 +84,7 @@ def _density(report: Report) -> Group:
     peak = max(float(curve.max()) for curve in curves.values())
     for name, curve in curves.items():
         height = np.log10(np.maximum(curve / peak, 1e-7)) / 7 + 1
-        bars = "".join(_BARS[int(np.ceil(h * 8))] for h in np.clip(height, 0, 1))
+        bars = "".join(BARS[int(np.ceil(h * 8))] for h in np.clip(height, 0, 1))
         lines.append(Text(f"{TITLES[name]:<15}").append(bars, style="cyan"))
     low, high = f"{axis.grid[0]:.2g}", f"{axis.grid[-1]:.2g}"
     ruler = list(low.ljust(60 - len(high)) + high)

@@ -10,14 +10,15 @@ from PIL import Image
 
 from hessdiag import InputError, Report
 from hessdiag.metadata import Provenance
-from hessdiag.reports import plots
-from hessdiag.reports.axis import SymlogAxis
+from hessdiag.reports import figures
+from hessdiag.reports.spectrum.axis import SymlogAxis
+from hessdiag.reports.spectrum.plot import spectrum_figure
 
 LABELS = ["Hessian H", "Gauss-Newton G", "NME N"]
 
 
 def test_three_labelled_curves_and_a_mark_for_every_eigenvalue(report: Report, provenance):
-    figure = plots.spectrum_figure(report, provenance)
+    figure = spectrum_figure(report, provenance)
     curves, marks = figure.axes
     assert [line.get_label() for line in curves.lines] == LABELS
     assert [text.get_text() for text in curves.get_legend().get_texts()] == LABELS
@@ -32,13 +33,13 @@ def test_three_labelled_curves_and_a_mark_for_every_eigenvalue(report: Report, p
 def test_unconverged_eigenvalues_have_another_mark(report: Report):
     gn = report.parts["gn"]
     top = (replace(gn.top[0], converged=False), *gn.top[1:])
-    figure = plots.spectrum_figure(replace(report, parts={"gn": replace(gn, top=top)}))
+    figure = spectrum_figure(replace(report, parts={"gn": replace(gn, top=top)}))
     assert [line.get_marker() for line in figure.axes[1].lines].count("x") == 1
 
 
 def test_png(report: Report, provenance: Provenance, tmp_path: Path):
     path = tmp_path / "plot.png"
-    plots.save(plots.spectrum_figure(report, provenance), path)
+    figures.save(spectrum_figure(report, provenance), path)
     with Image.open(path) as image:
         image.load()
         assert image.format == "PNG"
@@ -49,7 +50,7 @@ def test_png(report: Report, provenance: Provenance, tmp_path: Path):
 
 def test_svg(report: Report, tmp_path: Path):
     path = tmp_path / "plot.svg"
-    plots.save(plots.spectrum_figure(report), path)
+    figures.save(spectrum_figure(report), path)
     assert ElementTree.parse(path).getroot().tag.endswith("svg")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -57,19 +58,19 @@ def test_svg(report: Report, tmp_path: Path):
 @pytest.mark.parametrize("name", ["plot.gif", "plot", "plot.PN", "png"])
 def test_other_suffixes_are_refused(report: Report, tmp_path: Path, name: str):
     with pytest.raises(InputError, match=r"unknown kind of plot[\s\S]*\.png, \.svg, \.pdf"):
-        plots.check_plot_path(name)
+        figures.check_plot_path(name)
     with pytest.raises(InputError, match="unknown kind of plot"):
-        plots.save(plots.spectrum_figure(report), tmp_path / name)
+        figures.save(spectrum_figure(report), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_capital_suffixes_are_fine():
-    plots.check_plot_path("PLOT.SVG")
+    figures.check_plot_path("PLOT.SVG")
 
 
 def test_without_a_density_there_is_nothing_to_draw(sparse_report: Report):
     with pytest.raises(InputError, match="there is no density to plot"):
-        plots.spectrum_figure(sparse_report)
+        spectrum_figure(sparse_report)
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
@@ -78,7 +79,7 @@ def test_without_a_density_there_is_nothing_to_draw(sparse_report: Report):
 def test_names_are_drawn_as_they_are(report: Report, provenance, tmp_path, spec: str, suffix: str):
     """No mathematics, no markup: a data file may have any name."""
     path = tmp_path / f"plot{suffix}"
-    plots.save(plots.spectrum_figure(report, replace(provenance, data=spec)), path)
+    figures.save(spectrum_figure(report, replace(provenance, data=spec)), path)
     if suffix == ".svg":
         ElementTree.parse(path)
 

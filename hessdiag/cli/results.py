@@ -1,0 +1,53 @@
+"""Where a command's result goes: plot, JSON, terminal; one place for all commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+
+def check_targets(*, json: str | None, plot: str | None) -> None:
+    """Refuse output paths early, before any long computation.
+
+    Raises:
+        InputError: one cannot be written, or the plot's suffix is unknown.
+    """
+    from hessdiag import files
+    from hessdiag.reports import figures
+
+    if json is not None and json != "-":
+        files.check_writable(json)
+    if plot is not None:
+        figures.check_plot_path(plot)
+        files.check_writable(plot)
+
+
+def deliver(
+    *,
+    json: str | None,
+    plot: str | None,
+    quiet: bool,
+    payload: Callable[[], dict[str, Any]],
+    figure: Callable[[], Figure],
+    text: Callable[[], RenderableType],
+) -> None:
+    """Write the plot and the JSON that are asked for; print the text unless JSON has stdout."""
+    from hessdiag import files
+    from hessdiag.cli import console
+    from hessdiag.reports import figures
+    from hessdiag.reports.payload import dumps
+
+    if plot is not None:
+        figures.save(figure(), plot)
+    if json == "-":
+        sys.stdout.write(dumps(payload()))
+        return
+    if json is not None:
+        files.write_text(json, dumps(payload()))
+    if not quiet:
+        console.out().print(text())

@@ -1,0 +1,1 @@
+"""The spectrum report as text, JSON and plot."""

@@ -1,0 +1,45 @@
+"""What all reports for the terminal share: numbers with their errors, headlines, bars."""
+
+from __future__ import annotations
+
+import math
+
+from hessdiag.metadata import Provenance
+
+BARS = " ▁▂▃▄▅▆▇█"
+"""Eighths of a cell, for drawing."""
+
+
+def plus_minus(value: float, error: float | None) -> str:
+    """Format value ± error with as many digits as the error warrants."""
+    if not math.isfinite(value):
+        return "not finite"
+    if error is None or not math.isfinite(error):
+        return f"{value:.4g}"
+    error = max(error, 1e-7 * abs(value))
+    if max(abs(value), error) < 1e-300:
+        return "0"
+    largest = max(abs(value), error)
+    if 1e-3 <= largest < 1e5:
+        digits = min(max(1 - math.floor(math.log10(error)), 0), 6)
+        digits = min(digits, max(5 - math.floor(math.log10(largest)), 0))  # six figures in all
+        return f"{value:.{digits}f} ± {_short(error)}"
+    power = math.floor(math.log10(largest))
+    scale = 10.0**power
+    digits = min(max(1 - math.floor(math.log10(error / scale)), 0), 5)
+    return f"({value / scale:.{digits}f} ± {_short(error / scale)})e{power}"
+
+
+def title(provenance: Provenance) -> str:
+    """Name the network, its activation and its data in one line."""
+    model = provenance.model
+    beta = f"({model.beta:g})" if model.beta is not None else ""
+    activation = f" {model.activation}{beta}" if model.activation else ""
+    return f"{model.name}{activation} on {provenance.data} ({provenance.split})"
+
+
+def _short(error: float) -> str:
+    if error < 1e-3:
+        return f"{error:.0e}"
+    digits = max(1 - math.floor(math.log10(error)), 0)
+    return f"{error:.{digits}f}"
