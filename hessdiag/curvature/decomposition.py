@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,13 @@ class Decomposition:
     def num_parameters(self) -> int:
         """The dimension n."""
         return self.layout.size
+
+    def displaced(self, vector: Tensor) -> Decomposition:
+        """Make the decomposition at θ + ``vector``, flat ``(n,)``; this one stays as it is."""
+        moved = copy.copy(self)
+        moved.risk = self.risk.displaced(vector)
+        moved._gradient = None
+        return moved
 
     def products(self, v: Tensor, parts: Iterable[str] = PARTS) -> Products:
         """Compute H v, G v and N v.

@@ -6,6 +6,7 @@ and copies of its buffers, so that weights, buffers, gradients and flags stay as
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import inspect
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -67,6 +68,16 @@ class EmpiricalRisk:
         first = next(iter(self.parameters.values()))
         self.dtype, self.device = first.dtype, first.device
         self.layout = Layout.of(self.parameters)
+
+    def displaced(self, vector: Tensor) -> EmpiricalRisk:
+        """Make the same risk at θ + ``vector``, flat ``(n,)``; this one stays as it is."""
+        steps = self.layout.unflatten(vector.to(self.device, self.dtype))
+        moved = copy.copy(self)
+        moved.parameters = {
+            name: (tensor.detach() + step).requires_grad_()
+            for (name, tensor), step in zip(self.parameters.items(), steps, strict=True)
+        }
+        return moved
 
     def microbatches(self) -> Iterator[tuple[Any, Tensor]]:
         """Yield (x, y) on the device, floating inputs in the dtype."""

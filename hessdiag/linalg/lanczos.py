@@ -57,12 +57,21 @@ class Quadrature:
 
 @dataclass(frozen=True)
 class LanczosResult:
-    """Outcome of a run: eigenvalues at both ends, the quadrature, and how it was come by."""
+    """Outcome of a run.
+
+    Attributes:
+        top: largest eigenvalues, the largest first.
+        bottom: smallest eigenvalues, the smallest first.
+        quadrature: of the starting probes, or None.
+        num_steps: block steps taken.
+        top_vectors: ``(k, n)`` unit Ritz vectors of ``top``; None where not asked for.
+    """
 
     top: tuple[RitzValue, ...]
     bottom: tuple[RitzValue, ...]
     quadrature: Quadrature | None
     num_steps: int
+    top_vectors: Tensor | None = None
 
 
 def default_tolerance(dtype: torch.dtype) -> float:
@@ -80,6 +89,7 @@ def lanczos(
     max_steps: int = 100,
     seed: int = 0,
     watch: Callable[[Tensor, Tensor], None] | None = None,
+    with_vectors: bool = False,
 ) -> Generator[Tensor, Tensor, LanczosResult]:
     """Find the ``top_k`` largest and ``top_k`` smallest eigenvalues of A, and its quadrature.
 
@@ -97,6 +107,7 @@ def lanczos(
         max_steps: block steps (passes) at most; what has not converged by then says so.
         seed: for the random vectors that replace exhausted directions.
         watch: called with ``start`` and its products ``A start`` after the first step.
+        with_vectors: whether to return the Ritz vectors of the largest eigenvalues.
 
     Returns:
         LanczosResult, the largest and the smallest eigenvalue first in ``top`` and ``bottom``;
@@ -136,7 +147,9 @@ def lanczos(
         for value, residual, ok in zip(theta, residuals, done, strict=True)
     ]
     top = tuple(reversed(ritz[-top_k:])) if top_k else ()
-    return LanczosResult(top, tuple(ritz[:top_k]), quadrature, step)
+    chosen = vectors[:, ::-1][:, : len(top)] if with_vectors else None
+    top_vectors = None if chosen is None else basis.combine(chosen)
+    return LanczosResult(top, tuple(ritz[:top_k]), quadrature, step, top_vectors)
 
 
 class _Basis:
@@ -187,6 +200,11 @@ class _Basis:
         """Bound ‖A y − θ y‖ for each Ritz vector: coupling to the pending block plus rounding."""
         rounding = self.rounding + self._asymmetry()
         return np.hypot(np.linalg.norm(self.coupling(vectors), axis=1), rounding)
+
+    def combine(self, vectors: Array) -> Tensor:
+        """Rows ``(k, n)`` that coefficient columns ``(done, k)`` give."""
+        turn = torch.from_numpy(np.ascontiguousarray(vectors.T)).to(self.rows)
+        return turn @ self.rows[: self.done]
 
     def _asymmetry(self) -> float:
         raw = self.raw[: self.done, : self.done]
