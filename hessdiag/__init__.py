@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hessdiag.curvature.decomposition import Decomposition, Products
+    from hessdiag.curvature.landscape import landscape
+    from hessdiag.curvature.sparsity import Sparsity, sparsity
+    from hessdiag.curvature.surfaces import Landscape
     from hessdiag.errors import InputError
     from hessdiag.linalg.trace import Estimate
+    from hessdiag.nets.profiles import Profile, profile
     from hessdiag.spectra.report import Report
     from hessdiag.spectra.run import spectrum
 
@@ -20,8 +24,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Decomposition": "hessdiag.curvature.decomposition",
     "Products": "hessdiag.curvature.decomposition",
+    "Landscape": "hessdiag.curvature.surfaces",
+    "landscape": "hessdiag.curvature.landscape",
+    "Sparsity": "hessdiag.curvature.sparsity",
+    "sparsity": "hessdiag.curvature.sparsity",
     "InputError": "hessdiag.errors",
     "Estimate": "hessdiag.linalg.trace",
+    "Profile": "hessdiag.nets.profiles",
+    "profile": "hessdiag.nets.profiles",
     "Report": "hessdiag.spectra.report",
     "spectrum": "hessdiag.spectra.run",
 }
@@ -30,9 +40,15 @@ __all__ = [
     "Decomposition",
     "Estimate",
     "InputError",
+    "Landscape",
     "Products",
+    "Profile",
     "Report",
+    "Sparsity",
     "__version__",
+    "landscape",
+    "profile",
+    "sparsity",
     "spectrum",
 ]
 

@@ -50,7 +50,18 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Metadata:
-    """The header of a checkpoint that this project wrote."""
+    """The header of a checkpoint that this project wrote.
+
+    Attributes:
+        model: how to build the network.
+        data: what it was trained on, and how that is scaled.
+        loss: name of the loss.
+        recipe: name of the recipe.
+        regulariser: name of the regulariser.
+        epoch: epochs trained.
+        seed: of the run; its stream "init" gave the initial weights.
+        metrics: what was measured at the end.
+    """
 
     model: ModelSpec
     data: DataSpec | None = None
@@ -58,6 +69,7 @@ class Metadata:
     recipe: str | None = None
     regulariser: str | None = None
     epoch: int | None = None
+    seed: int | None = None
     metrics: dict[str, float] = field(default_factory=dict[str, float])
 
     def to_json(self) -> str:
@@ -79,7 +91,9 @@ class Metadata:
                     got=repr(raw["schema"])[:80],
                     wanted=SCHEMA,
                 )
-            own = {name: raw.get(name) for name in ("loss", "recipe", "regulariser", "epoch")}
+            own = {
+                name: raw.get(name) for name in ("loss", "recipe", "regulariser", "epoch", "seed")
+            }
             return cls(
                 model=ModelSpec(**_checked(raw["model"])),
                 data=DataSpec(**_checked(raw["data"])) if raw.get("data") else None,
@@ -99,7 +113,7 @@ class Provenance:
     """Which checkpoint, network and data a report speaks of.
 
     Attributes:
-        checkpoint: path as given.
+        checkpoint: path as given; None where there is no checkpoint.
         checkpoint_sha256: hash of its bytes.
         model: how the network was built.
         data: value of ``--data``.
@@ -108,8 +122,8 @@ class Provenance:
         batch_size: examples in a microbatch.
     """
 
-    checkpoint: str
-    checkpoint_sha256: str
+    checkpoint: str | None
+    checkpoint_sha256: str | None
     model: ModelSpec
     data: str
     split: str
@@ -119,7 +133,7 @@ class Provenance:
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("name", "activation", "spec", "loss", "recipe", "regulariser"), str),
-    **dict.fromkeys(("num_classes", "epoch", "input_shape"), int),
+    **dict.fromkeys(("num_classes", "epoch", "seed", "input_shape"), int),
     **dict.fromkeys(("beta", "mean", "std"), (int, float)),
 }
 _LISTS = ("input_shape", "mean", "std")

@@ -17,27 +17,30 @@ from hessdiag.errors import InputError, unknown
 from hessdiag.metadata import Metadata, ModelSpec, Provenance
 from hessdiag.nets import checkpoints, models
 from hessdiag.nets.checkpoints import Checkpoint
+from hessdiag.seeds import stream
 
 DEFAULT_SAMPLES = 512
+FRESH_MODEL, FRESH_DATA = "wrn10-1", "digits"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_CALIBRATION = 256  # examples that set a fresh network's BatchNorm statistics
 _GRAPH_BUDGET = {"cpu": 1 << 30, "cuda": 8 << 30}  # bytes of one microbatch's linearisation
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network and a sample of data to look at it with.
+    """A network and a sample of data to look at it with.
 
     Attributes:
-        checkpoint: the file's tensors and metadata.
+        checkpoint: the file's tensors and metadata; None for a network fresh from its factory.
         spec: how the network was built.
-        model: the network with the checkpoint's weights, on the device.
+        model: the network with its weights, on the device.
         data: the sample.
         loss: name of the loss.
         batch_size: examples in a microbatch.
         dtype: floating type to compute in.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
     spec: ModelSpec
     model: nn.Module
     data: Dataset
@@ -50,11 +53,40 @@ class Subject:
         inputs = self.data.inputs.split(self.batch_size)
         return list(zip(inputs, self.data.targets.split(self.batch_size), strict=True))
 
+    def with_activation(self, name: str | None, beta: float | None) -> Subject:
+        """The same weights in a network with another activation.
+
+        Raises:
+            InputError: unknown activation, or a β that does not fit.
+        """
+        spec = dataclasses.replace(self.spec, activation=name, beta=beta)
+        model = models.build(spec)
+        if self.checkpoint is not None:
+            checkpoints.load_into(model, self.checkpoint)
+        device = next(self.model.parameters()).device
+        return dataclasses.replace(self, spec=spec, model=model.to(device).eval())
+
+    def initialised(self, seed: int = 0) -> Subject:
+        """The same network before training, its BatchNorm statistics those of the sample.
+
+        Its weights are those that training started from, where the checkpoint tells the run's seed.
+
+        Args:
+            seed: used where the checkpoint does not.
+        """
+        meta = self.checkpoint.metadata if self.checkpoint else None
+        known = meta.seed if meta else None
+        model = models.build(self.spec, seed=stream(seed if known is None else known, "init"))
+        device = next(self.model.parameters()).device
+        model = model.to(device)
+        models.calibrate(model, self.data.inputs[:_CALIBRATION].to(device))
+        return dataclasses.replace(self, checkpoint=None, model=model.eval())
+
     def provenance(self) -> Provenance:
         """Say which checkpoint, network and data this is."""
         return Provenance(
-            checkpoint=str(self.checkpoint.path),
-            checkpoint_sha256=self.checkpoint.sha256,
+            checkpoint=str(self.checkpoint.path) if self.checkpoint else None,
+            checkpoint_sha256=self.checkpoint.sha256 if self.checkpoint else None,
             model=self.spec,
             data=self.data.spec,
             split=self.data.split,
@@ -64,7 +96,7 @@ class Subject:
 
 
 def load(
-    path: str,
+    path: str | None,
     *,
     model: str | None = None,
     activation: str | None = None,
@@ -83,6 +115,8 @@ def load(
 ) -> Subject:
     """Load a checkpoint; what is not given comes from its metadata or its tensors' shapes.
 
+    Without a path, the network is a fresh one, by default a small WideResNet on the digits.
+
     Raises:
         InputError: the file, the network or the data cannot be had, or do not belong together.
     """
@@ -94,17 +128,22 @@ def load(
         if value is not None and value < 1:
             raise InputError(f"{name} is too small", got=value, wanted="at least 1")
     where = resolve_device(device)
-    checkpoint = checkpoints.read(path)
-    sample = _load_data(checkpoint.metadata, data, split, num_samples, seed, data_root, download)
-    spec = _describe(checkpoint, sample, model, activation, beta)
+    checkpoint = None if path is None else checkpoints.read(path)
+    meta = checkpoint.metadata if checkpoint else None
+    data = data or (None if checkpoint else FRESH_DATA)
+    sample = _load_data(meta, data, split, num_samples, seed, data_root, download)
+    if checkpoint is None:
+        name = model or FRESH_MODEL
+        spec = ModelSpec(name, activation, beta, sample.num_classes, sample.input_shape)
+    else:
+        spec = _describe(checkpoint, sample, model, activation, beta)
     network = models.build(spec)
-    checkpoints.load_into(network, checkpoint)
-    network.to(where).eval()
-    meta = checkpoint.metadata
+    if checkpoint is not None:
+        checkpoints.load_into(network, checkpoint)
     subject = Subject(
         checkpoint=checkpoint,
         spec=spec,
-        model=network,
+        model=network.to(where).eval(),
         data=sample,
         loss=_first(loss, meta.loss if meta else None, "cross-entropy"),
         batch_size=batch_size or sample.num_samples,
@@ -119,7 +158,7 @@ def load(
             )
     elif batch_size is None:
         subject = dataclasses.replace(subject, batch_size=_fitting_batch(subject))
-    return subject
+    return subject if checkpoint else subject.initialised(seed)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -1,5 +1,6 @@
 """What a checkpoint says about itself."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -15,6 +16,7 @@ FULL = Metadata(
     recipe="digits-wrn10-1",
     regulariser="none",
     epoch=15,
+    seed=3,
     metrics={"train_loss": 0.25},
 )
 
@@ -38,6 +40,19 @@ def test_what_is_missing_has_defaults():
 
 def test_what_a_later_version_adds_at_the_top_is_passed_over():
     assert Metadata.from_json(changed(novelty=[1, 2])) == FULL
+
+
+@pytest.mark.parametrize("seed", [None, 0, 3, 2**62])
+def test_the_seed_is_kept(seed: int | None):
+    metadata = Metadata(ModelSpec("mlp-8"), seed=seed)
+    assert Metadata.from_json(metadata.to_json()).seed == seed
+    assert Metadata.from_json(changed(seed=seed)).seed == seed
+
+
+def test_a_file_from_before_seeds_were_kept_is_read():
+    raw = json.loads(FULL.to_json())
+    del raw["seed"]
+    assert Metadata.from_json(json.dumps(raw)) == dataclasses.replace(FULL, seed=None)
 
 
 def test_numbers_that_json_does_not_know_are_not_written():
@@ -80,6 +95,10 @@ def test_another_schema_is_named():
         changed(data={"spec": "digits", "mean": ["x"]}),
         changed(loss=1),
         changed(epoch="3"),
+        changed(seed="3"),
+        changed(seed=2.5),
+        changed(seed=True),
+        changed(seed=[3]),
         changed(metrics=[1]),
         changed(metrics={"a": "b"}),
         changed(metrics={"a": None}),

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hessdiag import __version__
-from hessdiag.cli import demo, doctor, spectrum, train
+from hessdiag.cli import demo, doctor, landscape, sparsity, spectrum, train
 from hessdiag.errors import InputError
 
 app = typer.Typer(
@@ -43,7 +43,14 @@ def _with_reader(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (demo.demo, spectrum.spectrum, train.train, doctor.doctor):
+for command in (
+    demo.demo,
+    spectrum.spectrum,
+    sparsity.sparsity,
+    landscape.landscape,
+    train.train,
+    doctor.doctor,
+):
     app.command(command.__name__)(_with_reader(command))
 
 

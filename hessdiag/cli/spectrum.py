@@ -53,6 +53,13 @@ def spectrum(
         ),
     ] = None,
     max_passes: Annotated[int, typer.Option(help="Passes Lanczos may take.")] = 100,
+    finite_radius: Annotated[
+        float | None,
+        typer.Option(
+            help="Also take the curvature over steps of this size in each weight, which sees the "
+            "kinks that the Hessian of a ReLU network does not.",
+        ),
+    ] = None,
     model: options.Model = None,
     activation: options.Activation = None,
     beta: options.Beta = None,
@@ -136,6 +143,7 @@ def spectrum(
             block_size=block_size,
             tolerance=tolerance,
             max_passes=max_passes,
+            finite_radius=finite_radius,
             seed=seed,
         )
     provenance = found.provenance()

@@ -103,24 +103,7 @@ class EmpiricalRisk:
         Raises:
             InputError: the module cannot take x, or does not return one tensor.
         """
-        tensors = {**self.parameters}
-        tensors.update((name, tensor.clone()) for name, tensor in self._constants.items())
-        args = tuple(x) if isinstance(x, (tuple, list)) else () if isinstance(x, Mapping) else (x,)
-        kwargs = dict(x) if isinstance(x, Mapping) else {}
-        with self._evaluation_mode(), _AffineBatchNorm():
-            try:
-                z = functional_call(self.model, tensors, args, kwargs)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                if is_out_of_memory(error):
-                    raise
-                shapes = [
-                    tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)
-                ]
-                raise InputError(
-                    "the network cannot take this input",
-                    got=f"inputs of shape {', '.join(map(str, shapes))}: {error}",
-                    hint="check that the network and the data belong together",
-                ) from error
+        z = self.forward(x)
         if not isinstance(z, Tensor):
             raise InputError(
                 "the network's output is not one tensor",
@@ -134,6 +117,31 @@ class EmpiricalRisk:
                 got=", ".join(self.layout.names[:5]),
             )
         return z
+
+    def forward(self, x: Any) -> Any:
+        """Call the module on x, whatever it returns, with a graph if gradients are enabled.
+
+        Raises:
+            InputError: the module cannot take x.
+        """
+        tensors = {**self.parameters}
+        tensors.update((name, tensor.clone()) for name, tensor in self._constants.items())
+        args = tuple(x) if isinstance(x, (tuple, list)) else () if isinstance(x, Mapping) else (x,)
+        kwargs = dict(x) if isinstance(x, Mapping) else {}
+        with self._evaluation_mode(), _AffineBatchNorm():
+            try:
+                return functional_call(self.model, tensors, args, kwargs)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                if is_out_of_memory(error):
+                    raise
+                shapes = [
+                    tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)
+                ]
+                raise InputError(
+                    "the network cannot take this input",
+                    got=f"inputs of shape {', '.join(map(str, shapes))}: {error}",
+                    hint="check that the network and the data belong together",
+                ) from error
 
     def _select(
         self, params: str | Sequence[str] | None, dtype: torch.dtype | None, device: Any

@@ -60,6 +60,15 @@ class Probes:
         return rows
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """What one probe v tells of A."""
+
+    quadratic: float
+    squared_norm: float
+    by_layer: list[float]
+
+
 class TraceSamples:
     """Per-probe samples of one part A: ``vᵀAv``, ``‖Av‖²`` and ``v_lᵀ(Av)_l`` for each layer l.
 
@@ -72,33 +81,44 @@ class TraceSamples:
 
     def __init__(self, layers: Mapping[str, slice] | None = None) -> None:
         self._layers = dict(layers or {})
-        self._quadratic: list[float] = []
-        self._squared_norm: list[float] = []
-        self._by_layer: list[list[float]] = []
+        self._samples: dict[int, _Sample] = {}
         self.asymmetry: float | None = None
 
     def __len__(self) -> int:
-        return len(self._quadratic)
+        return len(self._samples)
 
-    def add(self, probes: Tensor, products: Tensor) -> None:
-        """Take in probes ``(k, n)`` and their products ``(k, n)``."""
-        for probe, product in zip(probes, products, strict=True):
-            self._quadratic.append(_dot(probe, product))
-            self._squared_norm.append(_dot(product, product))
-            self._by_layer.append([_dot(probe[at], product[at]) for at in self._layers.values()])
+    def add(self, probes: Tensor, products: Tensor, *, start: int | None = None) -> None:
+        """Take in probes ``(k, n)`` and their products ``(k, n)``.
+
+        Args:
+            probes: rows.
+            products: A times each.
+            start: number of the first probe; None if they follow those before.
+        """
+        start = len(self) if start is None else start
+        for index, (probe, product) in enumerate(zip(probes, products, strict=True), start):
+            self._samples[index] = _Sample(
+                _dot(probe, product),
+                _dot(product, product),
+                [_dot(probe[at], product[at]) for at in self._layers.values()],
+            )
         if self.asymmetry is None and len(probes) > 1:
             # vᵀ(Aw) = wᵀ(Av) for a symmetric A; relative to the size of a generic entry
             difference = _dot(probes[0], products[1]) - _dot(probes[1], products[0])
             scale = math.sqrt(_dot(probes[0], probes[0]) * _dot(products[1], products[1]))
             self.asymmetry = abs(difference) / scale if scale else 0.0
 
+    def quadratic_forms(self) -> Array:
+        """Give ``vᵀAv`` ``(k,)`` in the order of the probes."""
+        return np.array([sample.quadratic for sample in self._ordered()])
+
     def trace(self) -> Estimate:
         """Estimate tr A."""
-        return estimate_mean(np.array(self._quadratic))
+        return estimate_mean(self.quadratic_forms())
 
     def frobenius_norm(self) -> Estimate:
         """Estimate ‖A‖_F, the root of the mean of ‖Av‖²; the interval is the root of its own."""
-        square = estimate_mean(np.array(self._squared_norm))
+        square = estimate_mean(np.array([sample.squared_norm for sample in self._ordered()]))
         value = math.sqrt(square.value)
         if square.stderr is None or square.ci95 is None:
             return Estimate(value, None, None, square.num_probes)
@@ -108,9 +128,12 @@ class TraceSamples:
 
     def layer_traces(self) -> dict[str, Estimate]:
         """Estimate the trace of each layer's diagonal block."""
-        columns = np.array(self._by_layer).T
+        columns = np.array([sample.by_layer for sample in self._ordered()]).T
         named = zip(self._layers, columns, strict=True)
         return {name: estimate_mean(column) for name, column in named}
+
+    def _ordered(self) -> list[_Sample]:
+        return [self._samples[index] for index in sorted(self._samples)]
 
 
 def hutchinson(
@@ -141,7 +164,7 @@ def hutchinson(
         yield probes.rows(0, 0)
     while index < stop or (index < max_probes and not enough(samples)):
         rows = probes.rows(index, min(index + chunk, stop if index < stop else max_probes))
-        samples.add(rows, (yield rows))
+        samples.add(rows, (yield rows), start=index)
         index += len(rows)
 
 

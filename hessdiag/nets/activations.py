@@ -10,56 +10,104 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hessdiag.errors import InputError, unknown
+from hessdiag.nets import curves
+from hessdiag.nets.curves import Curve
+from hessdiag.nets.surrogates import surrogate
 
 
-class BetaGELU(nn.Module):
-    """β-GELU, φ(x) = x Φ(βx), with Φ the standard normal distribution function.
-
-    β = 1 is GELU; β → ∞ tends to ReLU. Computed as GELU(βx)/β, so that every derivative, in reverse
-    and forward mode, is that of torch's own GELU.
+class Activation(nn.Module):
+    """An activation that torch has no module for.
 
     Args:
-        beta: sharpness β > 0 of the kink.
+        name: its name in the table.
+        function: φ, elementwise, never in place.
+        beta: its β, or None.
     """
 
-    def __init__(self, beta: float) -> None:
+    def __init__(
+        self, name: str, function: Callable[[Tensor], Tensor], beta: float | None = None
+    ) -> None:
         super().__init__()
-        self.beta = float(beta)
+        self.name, self.beta, self._function = name, beta, function
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply φ elementwise to ``x`` of any shape."""
-        return F.gelu(self.beta * x) / self.beta
+        return self._function(x)
 
     def extra_repr(self) -> str:
-        """Show β in the module's description."""
-        return f"beta={self.beta:g}"
+        """Show name and β in the module's description."""
+        return self.name if self.beta is None else f"{self.name}, beta={self.beta:g}"
 
 
 @dataclass(frozen=True)
-class Activation:
-    """One entry of the table.
+class Entry:
+    """One line of the table.
 
     Attributes:
         module: makes the module, from β if the activation takes one, else from nothing.
-        takes_beta: whether β is needed.
+        curve: makes its closed forms, likewise.
+        takes_beta: whether it takes a β.
+        default_beta: the β taken where none is given; None if one must be.
     """
 
     module: Callable[..., nn.Module]
+    curve: Callable[..., Curve]
     takes_beta: bool = False
+    default_beta: float | None = None
 
 
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": Activation(nn.ReLU),
-    "leaky_relu": Activation(nn.LeakyReLU),
-    "gelu": Activation(nn.GELU),
-    "gelu_tanh": Activation(lambda: nn.GELU(approximate="tanh")),
-    "beta_gelu": Activation(BetaGELU, takes_beta=True),
-    "silu": Activation(nn.SiLU),
-    "softplus": Activation(nn.Softplus),
-    "tanh": Activation(nn.Tanh),
-    "sigmoid": Activation(nn.Sigmoid),
-    "elu": Activation(nn.ELU),
-    "mish": Activation(nn.Mish),
+def beta_gelu(beta: float) -> Activation:
+    """β-GELU, φ(x) = x Φ(βx): GELU at β = 1, ReLU as β → ∞.
+
+    Computed as GELU(βx)/β, so that every derivative, in reverse and forward mode, is that of
+    torch's own GELU.
+
+    Source: Dauphin, Agarwala and Mobahi (2024), eq. 13.
+    """
+    return Activation("beta_gelu", lambda x: F.gelu(beta * x) / beta, beta)
+
+
+def swish(beta: float) -> Activation:
+    """Swish, φ(x) = x σ(βx): SiLU at β = 1, ReLU as β → ∞."""
+    return Activation("swish", lambda x: F.silu(beta * x) / beta, beta)
+
+
+def augmented_relu(beta: float) -> Activation:
+    """ReLU whose second derivative is a Gaussian bump of width 1/β."""
+    curve = curves.augmented_relu(beta)
+    return Activation("augmented_relu", lambda x: surrogate(x, curve), beta)
+
+
+def diminished_gelu() -> Activation:
+    """GELU whose second derivative is zero."""
+    return Activation("diminished_gelu", lambda x: surrogate(x, curves.DIMINISHED_GELU))
+
+
+def squared_relu() -> Activation:
+    """Squared ReLU, φ(x) = max(x, 0)²."""
+    return Activation("squared_relu", lambda x: F.relu(x).square())
+
+
+ACTIVATIONS: dict[str, Entry] = {
+    "relu": Entry(nn.ReLU, lambda: curves.RELU),
+    "leaky_relu": Entry(nn.LeakyReLU, curves.leaky_relu),
+    "squared_relu": Entry(squared_relu, lambda: curves.SQUARED_RELU),
+    "gelu": Entry(nn.GELU, lambda: curves.GELU),
+    "gelu_tanh": Entry(lambda: nn.GELU(approximate="tanh"), lambda: curves.GELU_TANH),
+    "beta_gelu": Entry(beta_gelu, curves.GELU.sharpened, takes_beta=True),
+    "silu": Entry(nn.SiLU, lambda: curves.SILU),
+    "swish": Entry(swish, curves.SILU.sharpened, takes_beta=True),
+    "softplus": Entry(nn.Softplus, curves.SOFTPLUS.sharpened, takes_beta=True, default_beta=1.0),
+    "tanh": Entry(nn.Tanh, lambda: curves.TANH),
+    "sigmoid": Entry(nn.Sigmoid, lambda: curves.SIGMOID),
+    "elu": Entry(nn.ELU, curves.elu),
+    "celu": Entry(nn.CELU, curves.elu),  # α = 1, where the two are one
+    "selu": Entry(nn.SELU, lambda: curves.SELU),
+    "mish": Entry(nn.Mish, lambda: curves.MISH),
+    "augmented_relu": Entry(
+        augmented_relu, curves.augmented_relu, takes_beta=True, default_beta=1.0
+    ),
+    "diminished_gelu": Entry(diminished_gelu, lambda: curves.DIMINISHED_GELU),
 }
 NAMES = tuple(ACTIVATIONS)
 
@@ -69,7 +117,7 @@ def make(name: str, beta: float | None = None) -> nn.Module:
 
     Args:
         name: one of ``NAMES``.
-        beta: β, finite and positive, for ``beta_gelu`` and for no other.
+        beta: β > 0, for those that take one; None for their default, if they have one.
 
     Returns:
         A new module without parameters.
@@ -77,10 +125,30 @@ def make(name: str, beta: float | None = None) -> nn.Module:
     Raises:
         InputError: the name is unknown, or β is missing, out of range or not wanted.
     """
+    beta = settle_beta(name, beta)
+    return ACTIVATIONS[name].module(*() if beta is None else (beta,))
+
+
+def curve(name: str, beta: float | None = None) -> Curve:
+    """Give φ, φ' and φ'' of the activation ``name`` in closed form.
+
+    Raises:
+        InputError: as ``make``.
+    """
+    beta = settle_beta(name, beta)
+    return ACTIVATIONS[name].curve(*() if beta is None else (beta,))
+
+
+def settle_beta(name: str, beta: float | None) -> float | None:
+    """Check β against the activation ``name``, and fill in its default.
+
+    Raises:
+        InputError: the name is unknown, or β is missing, out of range or not wanted.
+    """
     if name not in ACTIVATIONS:
         raise unknown("activation", name, NAMES)
-    activation = ACTIVATIONS[name]
-    if not activation.takes_beta:
+    entry = ACTIVATIONS[name]
+    if not entry.takes_beta:
         if beta is not None:
             takers = [other for other, entry in ACTIVATIONS.items() if entry.takes_beta]
             raise InputError(
@@ -88,9 +156,10 @@ def make(name: str, beta: float | None = None) -> nn.Module:
                 got=f"β = {beta}",
                 hint=f"leave β out, or choose {' or '.join(takers)}",
             )
-        return activation.module()
+        return None
+    beta = entry.default_beta if beta is None else beta
     if beta is None:
-        raise InputError(f"the activation {name} needs a β", wanted="β > 0, such as 1 (GELU) or 10")
+        raise InputError(f"the activation {name} needs a β", wanted="β > 0, such as 1 or 10")
     if not (math.isfinite(beta) and beta > 0):
         raise InputError("β is out of range", got=beta, wanted="a finite number above 0")
-    return activation.module(beta)
+    return float(beta)

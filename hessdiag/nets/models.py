@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from hessdiag import factories
 from hessdiag.errors import InputError, unknown
@@ -65,6 +66,37 @@ def build(spec: ModelSpec, *, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         return _construct(spec)
+
+
+def calibrate(model: nn.Module, inputs: Tensor) -> None:
+    """Set BatchNorm's running statistics to those of ``inputs``, as one batch, in place.
+
+    A fresh network's own are zero and one, which no layer of it has.
+
+    Args:
+        model: a network; nothing else of it changes.
+        inputs: (N, …) with N ≥ 2.
+
+    Raises:
+        InputError: a single example, which has no variance.
+    """
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    if not layers:
+        return
+    if len(inputs) < 2:
+        raise InputError("BatchNorm's statistics need at least two examples", got=len(inputs))
+    saved = [(layer, layer.momentum) for layer in layers]
+    model.eval()
+    try:
+        for layer in layers:
+            layer.train()
+            layer.momentum = 1.0
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        model.eval()
+        for layer, momentum in saved:
+            layer.momentum = momentum
 
 
 def skeleton(spec: ModelSpec) -> nn.Module:

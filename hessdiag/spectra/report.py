@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hessdiag.curvature.decomposition import PARTS
@@ -32,6 +33,7 @@ class Settings:
         tolerance: residual over spectral scale of a converged eigenvalue; None for 1e-3 in
             float32, 1e-10 in float64.
         max_passes: passes over the data that Lanczos may take.
+        finite_radius: radius at which to take finite-radius curvature too; None for none.
         seed: of all randomness.
     """
 
@@ -47,6 +49,7 @@ class Settings:
     block_size: int | None = None
     tolerance: float | None = None
     max_passes: int = 100
+    finite_radius: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,6 +68,15 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise InputError(f"{name} is out of range", got=value, wanted="between 0 and 1")
+        radius = self.finite_radius
+        if radius is not None and not (math.isfinite(radius) and radius > 0):
+            raise InputError("finite_radius is out of range", got=radius, wanted="above 0")
+        if radius is not None and "hessian" not in self.parts:
+            raise InputError(
+                "finite-radius curvature is compared with the Hessian's",
+                got=f"parts {', '.join(self.parts)}",
+                hint="add the part hessian",
+            )
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,21 @@ class Part:
     density: Density | None
     layers: dict[str, Estimate] | None
     target_reached: bool | None
+
+
+@dataclass(frozen=True)
+class FiniteRadius:
+    """Curvature at a finite radius, from the probes of tr H.
+
+    Attributes:
+        radius: r.
+        trace: mean of ``vᵀ[g(θ + rv) − g(θ − rv)]/(2r)``, which is tr H for a quadratic risk.
+        excess: mean of its difference from ``vᵀHv``, probe by probe.
+    """
+
+    radius: float
+    trace: Estimate
+    excess: Estimate
 
 
 @dataclass(frozen=True)
@@ -129,6 +156,7 @@ class Report:
         bn: BatchNorm mode.
         params: globs over the parameters, or None.
         cost: time, passes, products, memory.
+        finite_radius: curvature at a finite radius, or None where not asked for.
     """
 
     parts: dict[str, Part]
@@ -147,3 +175,4 @@ class Report:
     bn: str
     params: tuple[str, ...] | None
     cost: Cost
+    finite_radius: FiniteRadius | None = None

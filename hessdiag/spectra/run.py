@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.losses import LossSpec
 from hessdiag.curvature.memory import peak_bytes
+from hessdiag.curvature.secants import secant_curvatures
 from hessdiag.linalg.density import smooth
 from hessdiag.linalg.driver import Algorithm, drive
 from hessdiag.linalg.lanczos import LanczosResult, lanczos
-from hessdiag.linalg.trace import Probes, TraceSamples, hutchinson
+from hessdiag.linalg.trace import Probes, TraceSamples, estimate_mean, hutchinson
 from hessdiag.seeds import stream
 from hessdiag.spectra.plan import Plan, check_memory, make_plan
-from hessdiag.spectra.report import Cost, Part, Report, Settings
+from hessdiag.spectra.report import Cost, FiniteRadius, Part, Report, Settings
 
 
 @dataclass
@@ -96,6 +97,11 @@ def spectrum(
         for part, count in outcome.num_products.items():
             products[part] = products.get(part, 0) + count
 
+    finite_radius = None
+    if asked.finite_radius is not None:
+        finite_radius = _finite_radius(decomposition, asked, samples["hessian"], progress)
+        passes["finite_radius"] = 2 * asked.num_probes
+        passes["total"] += passes["finite_radius"]
     gradient = decomposition.gradient()
     asymmetries = [found.asymmetry for found in samples.values() if found.asymmetry is not None]
     return Report(
@@ -123,6 +129,7 @@ def spectrum(
             products=products,
             peak_memory_bytes=peak_bytes(decomposition.risk.device),
         ),
+        finite_radius=finite_radius,
     )
 
 
@@ -135,10 +142,8 @@ def _algorithms(
     with_samplers: bool,
 ) -> dict[str, tuple[str, Algorithm]]:
     """Set up the generators of one wave; the first wave also samples for all parts."""
-    settings, risk = plan.settings, decomposition.risk
-    probes = Probes(
-        decomposition.num_parameters, seed=settings.seed, dtype=risk.dtype, device=risk.device
-    )
+    settings = plan.settings
+    probes = _probes(decomposition, settings)
     algorithms: dict[str, tuple[str, Algorithm]] = {}
     if plan.block_size:
         start = probes.rows(0, plan.block_size)
@@ -174,9 +179,34 @@ def _algorithms(
     return algorithms
 
 
+def _probes(decomposition: Decomposition, settings: Settings) -> Probes:
+    risk = decomposition.risk
+    return Probes(
+        decomposition.num_parameters, seed=settings.seed, dtype=risk.dtype, device=risk.device
+    )
+
+
+def _finite_radius(
+    decomposition: Decomposition, settings: Settings, samples: TraceSamples, progress: _Ticker
+) -> FiniteRadius:
+    """Take the secants of the probes whose vᵀHv are known already."""
+    assert settings.finite_radius is not None
+    secants = secant_curvatures(
+        decomposition,
+        _probes(decomposition, settings),
+        settings.num_probes,
+        settings.finite_radius,
+        on_pass=progress.completed,
+    )
+    pointwise = samples.quadratic_forms()[: settings.num_probes]
+    return FiniteRadius(
+        settings.finite_radius, estimate_mean(secants), estimate_mean(secants - pointwise)
+    )
+
+
 def _share(samples: TraceSamples, num_probes: int, probes: Tensor, products: Tensor) -> None:
     """Let the products of Lanczos's starting probes serve as trace samples."""
-    samples.add(probes[:num_probes], products[:num_probes])
+    samples.add(probes[:num_probes], products[:num_probes], start=0)
 
 
 def _precise(samples: TraceSamples, rel_error: float | None) -> bool:
@@ -231,13 +261,14 @@ class _Ticker:
         settings = plan.settings
         sampling = settings.num_probes / plan.chunk
         steps = max(settings.depth if settings.density else 0, 15 if settings.top_k else 0)
-        self.at_least = len(plan.waves) * max(steps, sampling, 2)
+        secants = 2 * settings.num_probes if settings.finite_radius is not None else 0
+        self.at_least = len(plan.waves) * max(steps, sampling, 2) + secants
 
     def microbatch(self) -> None:
         self.microbatches += 1
         self._report()
 
-    def completed(self, _: int) -> None:
+    def completed(self, _: int = 0) -> None:
         self.per_pass, self.microbatches = self.microbatches, 0
         self.passes += 1
         self._report()

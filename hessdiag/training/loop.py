@@ -153,6 +153,7 @@ def train(
             recipe=recipe.name,
             regulariser=regulariser,
             epoch=last.number,
+            seed=seed,
             metrics=metrics,
         )
         checkpoints.save(path, model, metadata)

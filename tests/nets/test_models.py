@@ -1,5 +1,6 @@
 """Networks: shapes, sizes, names, and the peace of the global generator."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,103 @@ def test_bad_specs_are_refused(spec: ModelSpec, message: str) -> None:
     with pytest.raises(InputError) as caught:
         models.build(spec)
     assert message in str(caught.value)
+
+
+class Noisy(nn.Module):
+    """BatchNorm of each kind, dropout, and layers that keep no statistics or average them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+        self.first = nn.BatchNorm2d(3, momentum=0.3)
+        self.drop = nn.Dropout(0.5)
+        self.second = nn.BatchNorm2d(3, momentum=None)
+        self.none = nn.BatchNorm2d(3, track_running_stats=False)
+        self.fc = nn.Linear(3, 4)
+        self.last = nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.none(self.second(self.drop(self.first(self.conv(x)).tanh())))
+        return self.last(self.fc(x.mean((2, 3))))
+
+
+def noisy() -> Noisy:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Noisy().double()
+
+
+IMAGES = torch.randn(5, 2, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_calibration_takes_the_statistics_of_the_batch() -> None:
+    model = noisy()
+    models.calibrate(model, IMAGES)
+    x = model.conv(IMAGES)
+    torch.testing.assert_close(model.first.running_mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(model.first.running_var, x.var((0, 2, 3)))
+    x = (
+        (x - x.mean((0, 2, 3), True)) / (x.var((0, 2, 3), False, keepdim=True) + 1e-5).sqrt()
+    ).tanh()
+    torch.testing.assert_close(model.second.running_mean, x.mean((0, 2, 3)))  # and no dropout
+    torch.testing.assert_close(model.second.running_var, x.var((0, 2, 3)))
+
+
+def test_calibration_forgets_what_was_before() -> None:
+    first, second = noisy(), noisy()
+    models.calibrate(second, 3 * IMAGES.flip(0) + 1)
+    models.calibrate(first, IMAGES)
+    models.calibrate(second, IMAGES)
+    for name, buffer in first.named_buffers():
+        if "num_batches" not in name:
+            torch.testing.assert_close(buffer, second.get_buffer(name))
+
+
+def test_a_calibrated_network_evaluates_as_it_trains() -> None:
+    model = models.build(ModelSpec("wrn10-1", num_classes=10, input_shape=(2, 8, 8))).double()
+    x = torch.randn(64, 2, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    models.calibrate(model, x)
+    evaluated, trained = model.eval()(x), model.train()(x)
+    # but for the running variance's N/(N - 1)
+    torch.testing.assert_close(evaluated, trained, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_calibration_leaves_all_but_the_statistics_alone(training: bool) -> None:
+    model = noisy().train(training)
+    model.first.eval()  # frozen, as fine-tuning does
+    before = copy.deepcopy(model)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    models.calibrate(model, IMAGES)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(map(torch.equal, model.parameters(), before.parameters()))
+    assert all(p.grad is None for p in model.parameters())
+    for layer, old in zip(model.modules(), before.modules(), strict=True):
+        assert getattr(layer, "momentum", None) == getattr(old, "momentum", None)
+    for layer, old in zip(model.modules(), before.modules(), strict=True):
+        assert layer.training == old.training, layer
+
+
+def test_calibration_restores_momentum_when_the_network_fails() -> None:
+    model = noisy()
+    with pytest.raises(RuntimeError):
+        models.calibrate(model, IMAGES[:, :1])
+    assert [model.first.momentum, model.second.momentum, model.last.momentum] == [0.3, None, 0.1]
+
+
+def test_calibration_refuses_one_example() -> None:
+    model = noisy()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match="at least two examples"):
+        models.calibrate(model, IMAGES[:1])
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_without_batchnorm_there_is_nothing_to_calibrate() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Dropout())
+    models.calibrate(model, torch.zeros(1, 7))  # does not even fit
+    assert model.training
 
 
 SOURCE = """

@@ -11,7 +11,9 @@ from tests.cases import BY_NAME
 @pytest.fixture(scope="session")
 def report() -> Report:
     model, batches, loss = BY_NAME["mlp-gelu"]
-    return hessdiag.spectrum(model, batches, loss=loss, num_probes=8, top_k=3, per_layer=True)
+    return hessdiag.spectrum(
+        model, batches, loss=loss, num_probes=8, top_k=3, per_layer=True, finite_radius=0.01
+    )
 
 
 @pytest.fixture(scope="session")

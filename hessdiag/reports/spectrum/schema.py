@@ -39,6 +39,9 @@ def spectrum_json(report: Report, provenance: Provenance | None = None) -> dict[
             "loss": {"name": report.loss_name, "value": report.loss, "accuracy": report.accuracy},
             "settings": settings,
             "parts": {name: _part(part) for name, part in report.parts.items()},
+            "finite_radius": (
+                dataclasses.asdict(report.finite_radius) if report.finite_radius else None
+            ),
             "gradient": {"norm": report.gradient_norm, "rayleigh": report.rayleigh},
             "checks": {
                 "decomposition_residual": report.decomposition_residual,

@@ -50,6 +50,14 @@ def _table(report: Report) -> Table:
     parts = list(report.parts.values())
     table.add_row("trace", *(_value(part.trace) for part in parts))
     table.add_row("  95 % interval", *(_interval(part.trace) for part in parts), style="dim")
+    if (finite := report.finite_radius) is not None:
+        for label, estimate in (
+            (f"trace at radius {finite.radius:g}", finite.trace),
+            ("  excess over pointwise", finite.excess),
+        ):
+            table.add_row(
+                label, *(_value(estimate) if name == "hessian" else "" for name in report.parts)
+            )
     table.add_row("Frobenius norm", *(_value(part.frobenius_norm) for part in parts))
     for end, label in (("top", "λ max"), ("bottom", "λ min")):
         values = [getattr(part, end) for part in parts]

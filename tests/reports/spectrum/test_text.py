@@ -85,7 +85,7 @@ def test_the_footer_counts_the_probes_that_were_taken(report: Report):
     gn = report.parts["gn"]
     trace = replace(gn.trace, num_probes=40)
     parts = {"gn": replace(gn, trace=trace, target_reached=True)}
-    settings = replace(report.settings, parts=("gn",), rel_error=0.5)
+    settings = replace(report.settings, parts=("gn",), rel_error=0.5, finite_radius=None)
     text = rendered(replace(report, parts=parts, rayleigh={"gn": 0.0}, settings=settings))
     assert "over 8 probes" not in text
 
@@ -152,3 +152,13 @@ def test_plus_minus(value: float, error: float | None, wanted: str):
 def test_plus_minus_never_fails(error: Any):
     for value in (0.0, 1.0, -3e-7, 1e-300, 5e-324, 1e308, 99999.9999, -1e5):
         assert plus_minus(value, error)
+
+
+def test_curvature_at_a_finite_radius_stands_under_the_trace(report: Report):
+    text = rendered(report)
+    found = report.finite_radius
+    assert found is not None
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("trace at radius 0.01"))
+    assert f"{found.trace.value:.3g}"[:3] in lines[at]
+    assert lines[at + 1].startswith("  excess over pointwise")

@@ -1,0 +1,157 @@
+"""Find every activation call of a network as it runs: modules, functions and methods alike.
+
+Module hooks say where a call happens; a torch function mode sees the call itself. Nothing of the
+network is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.overrides import TorchFunctionMode
+
+from hessdiag.curvature.functions import find_second, is_elementwise, numerical
+from hessdiag.nets import activations
+from hessdiag.nets.curves import Curve, Elementwise
+
+
+@dataclass(frozen=True)
+class Call:
+    """One activation call of a forward pass.
+
+    Attributes:
+        name: module path, with the function's name unless the module is the activation; from the
+            second call of that name on, with its number, as in ``layer1.0.relu#2``.
+        function: name of the function or of the module's class, with its β.
+        x: pre-activations, as they are before the call.
+        second: φ''.
+        curve: its closed forms; None where φ'' is differentiated numerically.
+        layers: parameters first used since the activation call before.
+    """
+
+    name: str
+    function: str
+    x: Tensor
+    second: Elementwise
+    curve: Curve | None
+    layers: tuple[str, ...]
+
+
+@contextmanager
+def watching(
+    model: nn.Module, parameters: Mapping[str, Tensor], on_call: Callable[[Call], None]
+) -> Generator[None]:
+    """Call ``on_call`` before every activation call of ``model`` within the block.
+
+    Calls whose input does not depend on the parameters are left out where gradients are enabled,
+    as their φ'' is no part of N.
+
+    Args:
+        model: the module that runs within the block.
+        parameters: the tensors that stand for its parameters, by name.
+        on_call: receives each call; what it computes is not watched.
+    """
+    watcher = _Watcher(model, parameters, on_call)
+    before = hooks.register_module_forward_pre_hook(watcher.enter)
+    after = hooks.register_module_forward_hook(watcher.leave, always_call=True)
+    try:
+        with watcher:
+            yield
+    finally:
+        before.remove()
+        after.remove()
+
+
+class _Watcher(TorchFunctionMode):
+    def __init__(
+        self, model: nn.Module, parameters: Mapping[str, Tensor], on_call: Callable[[Call], None]
+    ) -> None:
+        super().__init__()
+        self._paths = {module: path for path, module in model.named_modules()}
+        self._names = {id(tensor): name for name, tensor in parameters.items()}
+        self._on_call = on_call
+        self._stack: list[nn.Module] = []
+        self._counts: dict[str, int] = {}
+        self._layers: list[str] = []
+        self._decided: dict[nn.Module, bool] = {}  # custom modules: elementwise or not
+        self._muted_by: nn.Module | None = None
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Note that a module is called; report it if it is an activation itself."""
+        if module not in self._paths:
+            return
+        self._stack.append(module)
+        if self._muted_by is not None:
+            return
+        x = args[0] if len(args) == 1 else None
+        if not isinstance(x, Tensor) or not self._matters(x):
+            return
+        self._muted_by = module  # what is computed from here on is none of the network's calls
+        path = self._paths[module]
+        if isinstance(module, activations.Activation):
+            curve = activations.curve(module.name, module.beta)
+            self._report(path, _with_beta(module.name, module.beta), x, curve.second, curve)
+        elif self._is_custom_activation(module, x):
+            self._report(path, type(module).__name__, x, numerical(module.forward))
+        else:
+            self._muted_by = None
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
+        """Note that a module's call is over."""
+        if self._stack and self._stack[-1] is module:
+            self._stack.pop()
+        if module is self._muted_by:
+            self._muted_by = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._muted_by is None and self._stack:
+            self._note_parameters(args, kwargs)
+            found = find_second(func, args, kwargs)
+            if found is not None and self._matters(found.x):
+                label = _with_beta(found.name, found.beta)
+                self._report(self._place(found.name), label, found.x, found.second, found.curve)
+        return func(*args, **kwargs)
+
+    def _matters(self, x: Tensor) -> bool:
+        return x.is_floating_point() and (x.requires_grad or not torch.is_grad_enabled())
+
+    def _is_custom_activation(self, module: nn.Module, x: Tensor) -> bool:
+        if type(module).__module__.startswith("torch.") or any(True for _ in module.children()):
+            return False
+        if module not in self._decided:
+            self._decided[module] = is_elementwise(module.forward, x)
+        return self._decided[module]
+
+    def _place(self, function: str) -> str:
+        module = self._stack[-1]
+        path = self._paths[module]
+        is_activation = type(module).__module__.startswith("torch.nn.modules.activation")
+        return path if is_activation and path else f"{path}.{function}".lstrip(".")
+
+    def _note_parameters(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for value in (*args, *kwargs.values()):
+            for item in value if isinstance(value, (tuple, list)) else (value,):
+                name = self._names.pop(id(item), None)
+                if name is not None:
+                    self._layers.append(name)
+
+    def _report(
+        self, path: str, label: str, x: Tensor, second: Elementwise, curve: Curve | None = None
+    ) -> None:
+        count = self._counts[path] = self._counts.get(path, 0) + 1
+        layers, self._layers = tuple(self._layers), []
+        name = path if count == 1 else f"{path}#{count}"
+        self._on_call(Call(name, label, x.detach(), second, curve, layers))
+
+
+def _with_beta(name: str, beta: float | None) -> str:
+    return name if beta is None else f"{name}({beta:g})"

@@ -1,0 +1,1 @@
+"""The sparsity report as text, JSON and plot."""

@@ -1,0 +1,98 @@
+"""Sparsity reports as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from hessdiag.curvature.sparsity import CallSparsity, Sparsity
+from hessdiag.metadata import Provenance
+from hessdiag.reports.payload import finite, origin
+from hessdiag.studies import Study
+
+SPARSITY = "hessdiag.sparsity/1"
+
+
+def sparsity_json(
+    studies: Sequence[Study], provenance: Provenance, *, seed: int, num_probes: int
+) -> dict[str, Any]:
+    """Lay studies out as ``hessdiag.sparsity/1``; numbers that are not finite are None.
+
+    ``notes`` gives the reason for every None and whatever else qualifies a number.
+    """
+    networks = [found for study in studies for found in (study.trained, study.initial) if found]
+    first = networks[0]
+    return finite(
+        {
+            **origin(
+                SPARSITY,
+                provenance,
+                num_parameters=first.num_parameters,
+                num_samples=first.num_samples,
+            ),
+            "settings": {
+                "threshold": first.threshold,
+                "seed": seed,
+                "dtype": first.dtype,
+                "device": first.device,
+                "bn": first.bn,
+                "batch_size": provenance.batch_size,
+                "num_probes": num_probes,
+            },
+            "activations": [_study(study) for study in studies],
+            "cost": {"seconds": sum(network.seconds for network in networks)},
+            "notes": notes(studies),
+        }
+    )
+
+
+def notes(studies: Sequence[Study]) -> list[str]:
+    """List what qualifies the numbers of a report, each remark once."""
+    found: list[str] = []
+    for study in studies:
+        if study.profile and any(
+            abs(end) == float("inf")
+            for interval in (*study.profile.nonzero, *study.profile.above)
+            for end in (interval.low, interval.high)
+        ):
+            found.append(f"{study.title}: φ'' is not zero however far out: null ends an interval")
+        for network in (study.initial, study.trained):
+            if network is None:
+                continue
+            found += network.notes
+            found += [
+                f"{call.name}: φ'' of {call.function} is not known in closed form, so it is "
+                "differentiated numerically, in float64"
+                for call in network.calls
+                if not call.closed_form
+            ]
+    return list(dict.fromkeys(found))
+
+
+def _study(study: Study) -> dict[str, Any]:
+    return {
+        "activation": study.activation,
+        "beta": study.beta,
+        "profile": dataclasses.asdict(study.profile) if study.profile else None,
+        "initial": _network(study.initial),
+        "trained": _network(study.trained),
+    }
+
+
+def _network(found: Sparsity | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "total": dataclasses.asdict(found.total),
+        "calls": [_call(call) for call in found.calls],
+        "block_norms": {name: dataclasses.asdict(norm) for name, norm in found.block_norms.items()}
+        if found.block_norms is not None
+        else None,
+    }
+
+
+def _call(call: CallSparsity) -> dict[str, Any]:
+    fields = dataclasses.asdict(call)
+    shares = fields.pop("shares")
+    return {**fields, **shares}

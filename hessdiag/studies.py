@@ -1,0 +1,114 @@
+"""Studies of an activation: its curve, and a network with it before and after training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hessdiag.curvature.sparsity import Sparsity, sparsity
+from hessdiag.errors import InputError
+from hessdiag.nets import activations
+from hessdiag.nets.profiles import Profile, profile
+from hessdiag.subject import Subject
+
+
+@dataclass(frozen=True)
+class Study:
+    """One activation and the networks with it.
+
+    Attributes:
+        activation: name; None where the network's factory chooses.
+        beta: β, or None.
+        profile: its second derivative; None where it has no name.
+        initial: the network before training, or None where not asked for.
+        trained: the network with the checkpoint's weights; None without a checkpoint.
+    """
+
+    activation: str | None
+    beta: float | None
+    profile: Profile | None
+    initial: Sparsity | None
+    trained: Sparsity | None
+
+    @property
+    def title(self) -> str:
+        """Name and β."""
+        beta = "" if self.beta is None else f"({self.beta:g})"
+        return f"{self.activation or 'activations'}{beta}"
+
+
+def study(
+    subject: Subject,
+    betas: Sequence[float] = (),
+    *,
+    with_initial: bool = True,
+    threshold: float,
+    seed: int = 0,
+    on_progress: Callable[[float, float, str], None] | None = None,
+    **options: Any,
+) -> list[Study]:
+    """Study the subject's activation, once as it is or once for each β.
+
+    Args:
+        subject: network and data; with a checkpoint, it is looked at before and after training.
+        betas: values of β to put into the network; none leaves the activation as it is.
+        with_initial: whether to look at the network before training, given a checkpoint.
+        threshold: τ.
+        seed: of weights whose seed the checkpoint does not tell, and of probes.
+        on_progress: called with (networks done, networks in all, activation).
+        **options: passed on to :func:`hessdiag.curvature.sparsity.sparsity`.
+
+    Raises:
+        InputError: see there; a β for a network that chooses its own activation.
+    """
+    spec = subject.spec
+    if betas and spec.activation is None:
+        raise InputError(
+            f"the network {spec.name} chooses its own activation", got="values of β for it"
+        )
+    subjects = [subject]
+    if len(betas) > 1:
+        subjects = [subject.with_activation(spec.activation, beta) for beta in betas]
+    kinds = ["initial"] if with_initial or subject.checkpoint is None else []
+    kinds += ["trained"] if subject.checkpoint else []
+    total = len(subjects) * len(kinds)
+    done = 0
+
+    def look(kind: str, at: Subject) -> Sparsity | None:
+        nonlocal done
+        if kind not in kinds:
+            return None
+
+        def show(part: float, whole: float) -> None:
+            if on_progress is not None:
+                on_progress(done + part / whole, total, _title(at))
+
+        show(0, 1)
+        network = at if kind == "trained" else at.initialised(seed)
+        found = sparsity(
+            network.model,
+            network.batches(),
+            loss=network.loss,
+            dtype=network.dtype,
+            threshold=threshold,
+            seed=seed,
+            on_progress=show,
+            **options,
+        )
+        done += 1
+        return found
+
+    studies: list[Study] = []
+    for at in subjects:
+        name, beta = at.spec.activation, at.spec.beta
+        if name is not None:
+            beta = activations.settle_beta(name, beta)
+        shape = None if name is None else profile(name, beta, dtype=at.dtype, threshold=threshold)
+        studies.append(Study(name, beta, shape, look("initial", at), look("trained", at)))
+    return studies
+
+
+def _title(subject: Subject) -> str:
+    beta = subject.spec.beta
+    return (subject.spec.activation or subject.spec.name) + ("" if beta is None else f"({beta:g})")
