@@ -33,6 +33,10 @@ class InputError(Exception):
         return "\n  ".join(parts)
 
 
+class NotFinite(InputError):
+    """A loss, a gradient or a product that is NaN or infinite."""
+
+
 def unknown(kind: str, got: str, choices: Iterable[str], *, hint: str | None = None) -> InputError:
     """Build the error for a name that is not among ``choices``, suggesting the nearest."""
     known = list(choices)

@@ -65,10 +65,12 @@ def study(
     spec = subject.spec
     if betas and spec.activation is None:
         raise InputError(
-            f"the network {spec.name} chooses its own activation", got="values of β for it"
+            f"the network {spec.name} chooses its own activation",
+            got=f"--beta {', '.join(f'{beta:g}' for beta in betas)}",
+            hint="leave --beta out",
         )
     subjects = [subject]
-    if len(betas) > 1:
+    if betas:
         subjects = [subject.with_activation(spec.activation, beta) for beta in betas]
     kinds = ["initial"] if with_initial or subject.checkpoint is None else []
     kinds += ["trained"] if subject.checkpoint else []
@@ -106,6 +108,8 @@ def study(
             beta = activations.settle_beta(name, beta)
         shape = None if name is None else profile(name, beta, dtype=at.dtype, threshold=threshold)
         studies.append(Study(name, beta, shape, look("initial", at), look("trained", at)))
+    if on_progress is not None:
+        on_progress(total, total, "")
     return studies
 
 

@@ -61,8 +61,7 @@ class Subject:
         """
         spec = dataclasses.replace(self.spec, activation=name, beta=beta)
         model = models.build(spec)
-        if self.checkpoint is not None:
-            checkpoints.load_into(model, self.checkpoint)
+        model.load_state_dict(self.model.state_dict())  # activations have no tensors of their own
         device = next(self.model.parameters()).device
         return dataclasses.replace(self, spec=spec, model=model.to(device).eval())
 
@@ -130,10 +129,12 @@ def load(
     where = resolve_device(device)
     checkpoint = None if path is None else checkpoints.read(path)
     meta = checkpoint.metadata if checkpoint else None
-    data = data or (None if checkpoint else FRESH_DATA)
+    if checkpoint is None:
+        data = FRESH_DATA if data is None else data
     sample = _load_data(meta, data, split, num_samples, seed, data_root, download)
     if checkpoint is None:
-        name = model or FRESH_MODEL
+        name = FRESH_MODEL if model is None else model
+        activation = models.default_activation(name) if activation is None else activation
         spec = ModelSpec(name, activation, beta, sample.num_classes, sample.input_shape)
     else:
         spec = _describe(checkpoint, sample, model, activation, beta)

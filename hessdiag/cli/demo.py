@@ -13,13 +13,14 @@ def demo(
     out: Annotated[str, typer.Option(help="Folder for what the demo writes.")] = "runs/demo",
     quiet: options.Quiet = False,
 ) -> None:
-    """Run the tool in a minute, offline: train a small network, take its spectrum."""
+    """Run the tool in a minute, offline: train a small network, look at its curvature."""
     import shlex
     from pathlib import Path
 
     from rich.text import Text
 
     from hessdiag.cli import console
+    from hessdiag.cli.sparsity import sparsity
     from hessdiag.cli.spectrum import spectrum
     from hessdiag.cli.train import train
     from hessdiag.errors import printable
@@ -40,8 +41,16 @@ def demo(
     say(
         "\nThe Nonlinear Modeling Error N is what the Gauss-Newton approximation leaves out: it "
         "holds all negative\ncurvature of H, and its Frobenius norm beside G's says how much is "
-        f"left out. The densities are drawn in\n{plot}. Next, try:\n\n"
-        f"  hessdiag spectrum {name} --part nme --per-layer"
+        f"left out. The densities are drawn in\n{plot}. N reaches the weights through φ'':"
+    )
+    say(f"\n$ hessdiag sparsity {name} --num-samples 256", "bold")
+    sparsity(checkpoint, num_samples=256, quiet=quiet)
+    say(
+        "\nGELU's φ'' is there at every pre-activation; that of ReLU, or of β-GELU with a large β, "
+        "is not. Next, try:\n\n"
+        f"  hessdiag sparsity {name} --activation beta_gelu --beta 1,10,100\n"
+        f"  hessdiag spectrum {name} --part nme --per-layer\n"
+        "  hessdiag landscape"
     )
 
 

@@ -7,16 +7,14 @@ network is changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
-from hessdiag.curvature.functions import find_second, is_elementwise, numerical
+from hessdiag.curvature.functions import POWERS, find_second, is_elementwise, numerical
 from hessdiag.nets import activations
 from hessdiag.nets.curves import Curve, Elementwise
 
@@ -49,8 +47,8 @@ def watching(
 ) -> Generator[None]:
     """Call ``on_call`` before every activation call of ``model`` within the block.
 
-    Calls whose input does not depend on the parameters are left out where gradients are enabled,
-    as their φ'' is no part of N.
+    Calls whose input does not require a gradient are left out: they do not depend on the
+    parameters, and their φ'' is no part of N.
 
     Args:
         model: the module that runs within the block.
@@ -58,14 +56,14 @@ def watching(
         on_call: receives each call; what it computes is not watched.
     """
     watcher = _Watcher(model, parameters, on_call)
-    before = hooks.register_module_forward_pre_hook(watcher.enter)
-    after = hooks.register_module_forward_hook(watcher.leave, always_call=True)
-    try:
-        with watcher:
-            yield
-    finally:
-        before.remove()
-        after.remove()
+    with ExitStack() as stack:
+        for module in model.modules():
+            before = module.register_forward_pre_hook(watcher.enter, with_kwargs=True)
+            stack.callback(before.remove)
+            after = module.register_forward_hook(watcher.leave, always_call=True)
+            stack.callback(after.remove)
+        stack.enter_context(watcher)
+        yield
 
 
 class _Watcher(TorchFunctionMode):
@@ -81,15 +79,15 @@ class _Watcher(TorchFunctionMode):
         self._layers: list[str] = []
         self._decided: dict[nn.Module, bool] = {}  # custom modules: elementwise or not
         self._muted_by: nn.Module | None = None
+        self._activated: Any = None  # what the last activation call gave
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note that a module is called; report it if it is an activation itself."""
-        if module not in self._paths:
-            return
         self._stack.append(module)
         if self._muted_by is not None:
             return
-        x = args[0] if len(args) == 1 else None
+        given = (*args, *kwargs.values())
+        x = given[0] if len(given) == 1 else None
         if not isinstance(x, Tensor) or not self._matters(x):
             return
         self._muted_by = module  # what is computed from here on is none of the network's calls
@@ -104,10 +102,9 @@ class _Watcher(TorchFunctionMode):
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
         """Note that a module's call is over."""
-        if self._stack and self._stack[-1] is module:
-            self._stack.pop()
+        self._stack.pop()
         if module is self._muted_by:
-            self._muted_by = None
+            self._muted_by, self._activated = None, output
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -116,13 +113,17 @@ class _Watcher(TorchFunctionMode):
         if self._muted_by is None and self._stack:
             self._note_parameters(args, kwargs)
             found = find_second(func, args, kwargs)
+            if found is not None and found.name in POWERS and found.x is not self._activated:
+                found = None
             if found is not None and self._matters(found.x):
                 label = _with_beta(found.name, found.beta)
                 self._report(self._place(found.name), label, found.x, found.second, found.curve)
+                self._activated = func(*args, **kwargs)
+                return self._activated
         return func(*args, **kwargs)
 
     def _matters(self, x: Tensor) -> bool:
-        return x.is_floating_point() and (x.requires_grad or not torch.is_grad_enabled())
+        return x.is_floating_point() and x.requires_grad
 
     def _is_custom_activation(self, module: nn.Module, x: Tensor) -> bool:
         if type(module).__module__.startswith("torch.") or any(True for _ in module.children()):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.losses import LossSpec
 from hessdiag.curvature.risk import EmpiricalRisk, exact_kernels
-from hessdiag.errors import InputError, unknown
+from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.linalg.operator import Operator
 from hessdiag.linalg.vectors import Layout, all_finite
@@ -234,7 +234,7 @@ class Decomposition:
             return
         for name, at in self.layout.slices.items():
             if not all_finite(rows[:, at]):
-                raise InputError(
+                raise NotFinite(
                     f"the {part} product is not finite in {name}",
                     got="NaN or Inf",
                     hint="try --dtype float64, or smaller vectors",

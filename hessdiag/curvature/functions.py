@@ -32,13 +32,16 @@ class Second:
     beta: float | None = None
 
 
+POWERS = ("square", "pow")
+"""Activations if they follow on one, as in squared ReLU; else arithmetic, as in a variance."""
+
+
 def find_second(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Second | None:
     """Find φ'' of the call ``func(*args, **kwargs)``; None if it is no activation.
 
     Functions, methods and their in-place forms go by one name: ``F.relu``, ``torch.relu``,
     ``x.relu()``, ``x.relu_()``. Exponentials, logarithms and roots are arithmetic here, as they
-    make up softmax and normalisation; squares and higher powers count, as of squared ReLU, and so
-    do clamps at zero.
+    make up softmax and normalisation; clamps at zero count. Of a gated linear unit, the gate does.
     """
     name = getattr(func, "__name__", "").strip("_")
     x = args[0] if args else kwargs.get("input")
@@ -55,9 +58,12 @@ def find_second(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sec
         if curve is not None:
             label, beta = _label(name, rest, options)
             return Second(label, x, curve.second, curve, beta)
-    elif name in _PIECEWISE_LINEAR or (name in _CLAMPS and _first(rest, options, "min") == 0):
+    elif name == "glu":
+        gate = x.chunk(2, _first(rest, options, "dim") or -1)[1]
+        return Second(name, gate, curves.SIGMOID.second, curves.SIGMOID)
+    elif name in _PIECEWISE_LINEAR or (name in _CLAMPS and _is_zero(_first(rest, options, "min"))):
         return Second(name, x, _FLAT.second, _FLAT)
-    elif name not in _NUMERICAL and not (name == "pow" and _is_power(rest, options)):
+    elif name not in (*_NUMERICAL, *POWERS) or (name == "pow" and not _is_power(rest, options)):
         return None
 
     def again(values: Tensor) -> Tensor:
@@ -116,9 +122,11 @@ def is_elementwise(function: Elementwise, like: Tensor) -> bool:
 def _by_autograd(function: Elementwise, x: Tensor) -> Tensor:
     with torch.enable_grad():
         x = x.clone().requires_grad_()
-        (first,) = torch.autograd.grad(
-            function(x).sum(), x, create_graph=True, materialize_grads=True
-        )
+        y = function(x.clone())  # which may work in place
+        # seeds that need a gradient themselves, so that a backward pass which cannot be
+        # differentiated says so instead of passing for a constant
+        seeds = torch.ones_like(y, requires_grad=True)
+        (first,) = torch.autograd.grad(y, x, seeds, create_graph=True, materialize_grads=True)
         if not first.requires_grad:
             return torch.zeros_like(x)
         (second,) = torch.autograd.grad(first.sum(), x, materialize_grads=True)
@@ -171,7 +179,7 @@ _PIECEWISE_LINEAR = {
 }
 _CLAMPS = {"clamp", "clamp_min", "clip"}
 _NUMERICAL = {
-    *("hardswish", "logsigmoid", "log_sigmoid", "softsign", "tanhshrink", "square"),
+    *("hardswish", "logsigmoid", "log_sigmoid", "softsign", "tanhshrink"),
     *("sin", "cos", "tan", "sinh", "cosh", "asinh", "arcsinh", "atan", "arctan"),
     *("erf", "special_erf", "erfc", "special_erfc"),
 }
@@ -180,6 +188,10 @@ _NUMERICAL = {
 def _first(rest: tuple[Any, ...], options: dict[str, Any], name: str) -> Any:
     """Take the argument after the input, be it given by position or by name."""
     return rest[0] if rest else options.get(name)
+
+
+def _is_zero(bound: Any) -> bool:
+    return isinstance(bound, (int, float)) and bound == 0
 
 
 def _is_power(rest: tuple[Any, ...], options: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from hessdiag.curvature.planes import (
     weight_plane,
 )
 from hessdiag.curvature.surfaces import Landscape, Point, Surface, gaps, make_axis, tabulate
-from hessdiag.errors import InputError, unknown
+from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.linalg.driver import Request
 from hessdiag.linalg.trace import Probes, TraceSamples
 
@@ -175,18 +176,16 @@ class _Survey:
         moved = self.decomposition.displaced(self.plane.step(a, b))
         try:
             return self.evaluate(moved)
-        except InputError as error:
-            if "not finite" not in error.what:
-                raise
-            # where only the products fail, the pass has left the loss behind
-            loss = moved.gradient().loss if "product" in error.what else math.nan
-            return Point(loss, math.nan, math.nan)
+        except NotFinite:
+            with suppress(NotFinite):  # where only the products fail, the loss is kept
+                return Point(moved.gradient().loss, math.nan, math.nan)
+            return Point(math.nan, math.nan, math.nan)
 
     def evaluate(self, moved: Decomposition) -> Point:
         """Evaluate at the θ of ``moved``.
 
         Raises:
-            InputError: the network or its data are at fault, or a value is not finite.
+            NotFinite: the loss, a gradient or a product.
         """
         norms: dict[str, float] = {}
         samples = {part: TraceSamples() for part in _PARTS}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hessdiag.curvature.risk import EmpiricalRisk
-from hessdiag.errors import InputError
+from hessdiag.errors import InputError, NotFinite
 from hessdiag.linalg.vectors import all_finite
 
 
@@ -33,7 +33,8 @@ class Linearisation:
         gradient: ``Jᵀ c``, one tensor per parameter.
 
     Raises:
-        InputError: loss or gradients not finite; an operation has no second derivative.
+        NotFinite: the loss or a gradient.
+        InputError: an operation has no second derivative.
     """
 
     def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor) -> None:
@@ -42,7 +43,7 @@ class Linearisation:
         self.at_output = risk.loss.at(self._z.detach(), y)
         self.total = float(self.at_output.total.detach())
         if not math.isfinite(self.total):
-            raise InputError(
+            raise NotFinite(
                 "the loss is not finite",
                 got=f"{self.total} over a microbatch of {len(y)}",
                 hint="the outputs of the network overflow, or its inputs do",
@@ -55,7 +56,7 @@ class Linearisation:
         self.gradient = [tensor.detach() for tensor in s]
         for name, tensor in zip(risk.layout.names, self.gradient, strict=True):
             if not all_finite(tensor):
-                raise InputError(f"the gradient of {name} is not finite", got="NaN or Inf")
+                raise NotFinite(f"the gradient of {name} is not finite", got="NaN or Inf")
         # unused parameters have a zero gradient that no graph leads to
         self._used = [i for i, tensor in enumerate(s) if tensor.requires_grad]
         self._s = [s[i] for i in self._used]

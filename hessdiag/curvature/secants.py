@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from hessdiag.curvature.decomposition import Decomposition
-from hessdiag.errors import InputError
+from hessdiag.errors import InputError, NotFinite
 from hessdiag.linalg.trace import Array, Probes
 
 
@@ -47,7 +47,7 @@ def secant_curvatures(
         for sign in (1, -1):
             try:
                 gradients.append(decomposition.displaced(sign * radius * v).gradient().vector)
-            except InputError as error:
+            except NotFinite as error:
                 raise InputError(
                     "the network cannot be evaluated at this radius",
                     got=f"r = {radius:g}: {error.what}",

@@ -11,85 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from hessdiag.curvature.blocks import block_norms
 from hessdiag.curvature.calls import Call, watching
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.losses import LossSpec
+from hessdiag.curvature.preactivations import CallSparsity, Range, Shares, Tally
 from hessdiag.curvature.risk import EmpiricalRisk, exact_kernels
 from hessdiag.errors import InputError
 from hessdiag.linalg.trace import Estimate
-from hessdiag.nets.profiles import DEFAULT_THRESHOLD, check_threshold, max_abs
-
-_NUM_BINS = 48
-_SPREAD = 5.0  # the histogram reaches so many standard deviations from the mean
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of pre-activations.
-
-    Attributes:
-        edges: ``(b + 1,)`` ascending.
-        counts: ``(b,)``.
-        below: how many lie below the first edge.
-        above: how many lie above the last.
-    """
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    below: int
-    above: int
-
-
-@dataclass(frozen=True)
-class Shares:
-    """What part of a set of pre-activations has a second derivative.
-
-    Attributes:
-        num_preactivations: how many there are.
-        nonzero: share with φ'' ≠ 0, exactly, in the dtype.
-        above: share with |φ''| > τ · max |φ''|.
-        mean_abs: mean |φ''|.
-    """
-
-    num_preactivations: int
-    nonzero: float
-    above: float
-    mean_abs: float
-
-
-@dataclass(frozen=True)
-class CallSparsity:
-    """One activation call of the network.
-
-    Attributes:
-        name: module path and, from the second call on, number.
-        function: what is called, with its β.
-        closed_form: whether φ'' is a closed form; else it is differentiated numerically in float64.
-        shares: of its pre-activations.
-        mean: of the pre-activations.
-        std: their standard deviation.
-        peak: max |φ''|: over the real line for a closed form, else over the pre-activations.
-        histogram: of the pre-activations.
-        curve: φ'' at the middle of each bin; None where φ'' is numerical.
-        layers: parameters first used since the activation call before this one.
-    """
-
-    name: str
-    function: str
-    closed_form: bool
-    shares: Shares
-    mean: float
-    std: float
-    peak: float
-    histogram: Histogram
-    curve: tuple[float, ...] | None
-    layers: tuple[str, ...]
+from hessdiag.nets.profiles import DEFAULT_THRESHOLD, check_threshold
 
 
 @dataclass(frozen=True)
@@ -170,21 +103,27 @@ def sparsity(
         model, batches, loss, params=params, bn=bn, dtype=dtype, device=device
     )
     risk = decomposition.risk
-    ranges: dict[str, _Range] = {}
-    num_samples = _watch(risk, lambda call: _open(ranges, call).see(call), with_graph=True)
+    ranges: dict[str, Range] = {}
+    num_samples = _watch(risk, lambda call: _open(ranges, call).see(call))
     if not ranges:
         raise InputError(
             "the network has no activations",
             got=type(risk.model).__name__,
             wanted="a network that calls a non-linear elementwise function",
+            hint="; ".join(_unseen(risk.model)) or None,
         )
-    tallies = {name: _Tally(found, threshold) for name, found in ranges.items()}
+    tallies = {name: Tally(found, threshold) for name, found in ranges.items()}
 
     def count(call: Call) -> None:
-        if call.name in tallies:  # else it does not depend on the parameters
-            tallies[call.name].add(call)
+        if call.name not in tallies:
+            raise InputError(
+                "the network ran differently on the same data",
+                got=f"a call {call.name} in the second pass alone",
+                hint="turn off sampling",
+            )
+        tallies[call.name].add(call)
 
-    _watch(risk, count, with_graph=False)
+    _watch(risk, count)
     for tally in tallies.values():
         tally.check()
     norms = None
@@ -207,13 +146,13 @@ def sparsity(
     )
 
 
-def _watch(risk: EmpiricalRisk, on_call: Callable[[Call], None], *, with_graph: bool) -> int:
+def _watch(risk: EmpiricalRisk, on_call: Callable[[Call], None]) -> int:
     """Run the network over the data once, watched; returns the number of examples.
 
-    With a graph, calls that do not depend on the parameters are left out.
+    With a graph, as that tells which calls depend on the parameters.
     """
     num_samples = 0
-    with exact_kernels(), torch.set_grad_enabled(with_graph):
+    with exact_kernels():
         for x, y in risk.microbatches():
             with watching(risk.model, risk.parameters, on_call):
                 risk.forward(x)
@@ -221,110 +160,10 @@ def _watch(risk: EmpiricalRisk, on_call: Callable[[Call], None], *, with_graph: 
     return num_samples
 
 
-def _open(ranges: dict[str, _Range], call: Call) -> _Range:
+def _open(ranges: dict[str, Range], call: Call) -> Range:
     if call.name not in ranges:
-        ranges[call.name] = _Range(call)
+        ranges[call.name] = Range(call)
     return ranges[call.name]
-
-
-class _Range:
-    """First pass: moments and range of one call's pre-activations, and max |φ''|."""
-
-    def __init__(self, call: Call) -> None:
-        self.first = call
-        self.count, self.mean, self.squares = 0, 0.0, 0.0  # squares: Σ (x − mean)²
-        self.low, self.high = math.inf, -math.inf
-        self.peak = 0.0 if call.curve is None else max_abs(call.curve)
-
-    def see(self, call: Call) -> None:
-        x = call.x.double()
-        count, mean = x.numel(), float(x.mean())
-        if not math.isfinite(mean):
-            raise InputError(f"the pre-activations of {call.name} are not finite", got="NaN or Inf")
-        total = self.count + count
-        gap = mean - self.mean
-        self.squares += float((x - mean).square().sum()) + gap**2 * self.count * count / total
-        self.mean += gap * count / total
-        self.count = total
-        self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
-        if call.curve is None:
-            self.peak = max(self.peak, float(call.second(x).abs().max()))
-
-    @property
-    def std(self) -> float:
-        return math.sqrt(self.squares / self.count)
-
-    def edges(self) -> NDArray[np.float64]:
-        low = max(self.low, self.mean - _SPREAD * self.std)
-        high = min(self.high, self.mean + _SPREAD * self.std)
-        if not low < high:  # all pre-activations are equal
-            low, high = low - 0.5, high + 0.5
-        return np.linspace(low, high, _NUM_BINS + 1)
-
-
-class _Tally:
-    """Second pass: counts of one call's pre-activations."""
-
-    def __init__(self, found: _Range, threshold: float) -> None:
-        self.found = found
-        self.level = threshold * found.peak
-        self.count = self.nonzero = self.above = 0
-        self.sum_abs = 0.0
-        self.edges = found.edges()
-        self.counts = np.zeros(_NUM_BINS, dtype=np.int64)
-        self.outside = [0, 0]
-
-    def add(self, call: Call) -> None:
-        second = call.second(call.x).abs()
-        self.count += second.numel()
-        self.nonzero += int(torch.count_nonzero(second))
-        self.above += int((second > self.level).sum())
-        self.sum_abs += float(second.sum(dtype=torch.float64))
-        x = call.x.flatten().double()
-        edges = torch.from_numpy(self.edges).to(x.device)
-        bins = torch.bucketize(x, edges[1:-1])
-        inside = (x >= edges[0]) & (x <= edges[-1])
-        self.counts += torch.bincount(bins[inside], minlength=_NUM_BINS).cpu().numpy()
-        self.outside[0] += int((x < edges[0]).sum())
-        self.outside[1] += int((x > edges[-1]).sum())
-
-    def check(self) -> None:
-        if self.count != self.found.count:
-            raise InputError(
-                "the network ran differently on the same data",
-                got=f"{self.count} pre-activations of {self.found.first.name}",
-                wanted=f"{self.found.count}, as in the first pass",
-                hint="turn off sampling and functional dropout",
-            )
-
-    def shares(self) -> Shares:
-        return Shares(
-            num_preactivations=self.count,
-            nonzero=self.nonzero / self.count,
-            above=self.above / self.count,
-            mean_abs=self.sum_abs / self.count,
-        )
-
-    def result(self) -> CallSparsity:
-        call = self.found.first
-        curve = None
-        if call.curve is not None:
-            middles = torch.from_numpy((self.edges[:-1] + self.edges[1:]) / 2)
-            curve = tuple(call.second(middles).tolist())
-        return CallSparsity(
-            name=call.name,
-            function=call.function,
-            closed_form=call.curve is not None,
-            shares=self.shares(),
-            mean=self.found.mean,
-            std=self.found.std,
-            peak=self.found.peak,
-            histogram=Histogram(
-                tuple(self.edges.tolist()), tuple(self.counts.tolist()), *self.outside
-            ),
-            curve=curve,
-            layers=call.layers,
-        )
 
 
 def _total(parts: Sequence[Shares]) -> Shares:

@@ -74,7 +74,7 @@ def elu(alpha: float = 1.0, scale: float = 1.0) -> Curve:
     return Curve(
         lambda x: scale * torch.where(x > 0, x, alpha * torch.expm1(x.clamp(max=0))),
         lambda x: scale * torch.where(x > 0, torch.ones_like(x), tail(x)),
-        lambda x: scale * torch.where(x > 0, torch.zeros_like(x), tail(x)),
+        lambda x: scale * torch.where(x < 0, tail(x), torch.zeros_like(x)),
         (0.0,),
     )
 
@@ -127,11 +127,15 @@ def _softplus_second(x: Tensor) -> Tensor:
     return torch.where(x >= _LINEAR_BEYOND, torch.zeros_like(x), _sigmoid_slope(x))
 
 
+_FAR = 1e4  # GELU's φ'' is zero in any dtype long before; its factors would overflow later
+
+
 def _gelu_first(x: Tensor) -> Tensor:
     return torch.special.ndtr(x) + x * normal_density(x)
 
 
 def _gelu_second(x: Tensor) -> Tensor:
+    x = x.clamp(-_FAR, _FAR)
     return normal_density(x) * (2 - x * x)
 
 
@@ -139,26 +143,28 @@ _CUBIC = 0.044715  # coefficient of x³ in the tanh approximation of GELU
 
 
 def _gelu_tanh_inner(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give t = tanh u, u' and u'' of u = √(2/π)(x + 0.044715 x³)."""
+    """Give u, u' and u'' of u = √(2/π)(x + 0.044715 x³)."""
     k = math.sqrt(2 / math.pi)
-    t = torch.tanh(k * (x + _CUBIC * x * x * x))
-    return t, k * (1 + 3 * _CUBIC * x * x), 6 * k * _CUBIC * x
+    return k * (x + _CUBIC * x * x * x), k * (1 + 3 * _CUBIC * x * x), 6 * k * _CUBIC * x
 
 
 def _gelu_tanh_first(x: Tensor) -> Tensor:
-    t, slope, _ = _gelu_tanh_inner(x)
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope
+    x = x.clamp(-_FAR, _FAR)
+    u, slope, _ = _gelu_tanh_inner(x)
+    return 0.5 * (1 + torch.tanh(u)) + 0.5 * x * torch.cosh(u) ** -2 * slope
 
 
 def _gelu_tanh_second(x: Tensor) -> Tensor:
-    t, slope, bend = _gelu_tanh_inner(x)
-    return (1 - t * t) * (slope + 0.5 * x * (bend - 2 * t * slope * slope))
+    x = x.clamp(-_FAR, _FAR)
+    u, slope, bend = _gelu_tanh_inner(x)
+    sech = 1 / torch.cosh(u)  # 1 − tanh² would cancel
+    return sech * sech * (slope + 0.5 * x * (bend - 2 * torch.tanh(u) * slope * slope))
 
 
 def _mish_inner(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Give t = tanh(softplus x), t' and t''."""
-    s = torch.sigmoid(x)
-    t = torch.tanh(torch.where(x > _LINEAR_BEYOND, x, torch.log1p(torch.exp(x.clamp(max=20)))))
+    s = torch.exp(F.logsigmoid(x))  # reaches further down than sigmoid does
+    t = torch.tanh(F.softplus(x))
     first = (1 - t * t) * s
     return t, first, first * (1 - s - 2 * t * s)
 

@@ -68,6 +68,13 @@ def build(spec: ModelSpec, *, seed: int = 0) -> nn.Module:
         return _construct(spec)
 
 
+def default_activation(name: str) -> str | None:
+    """Name the activation of a network that is not told which; None where a factory chooses."""
+    if factories.is_factory(name):
+        return None
+    return "relu" if name in RESNETS else "gelu"
+
+
 def calibrate(model: nn.Module, inputs: Tensor) -> None:
     """Set BatchNorm's running statistics to those of ``inputs``, as one batch, in place.
 
@@ -84,19 +91,25 @@ def calibrate(model: nn.Module, inputs: Tensor) -> None:
     if not layers:
         return
     if len(inputs) < 2:
-        raise InputError("BatchNorm's statistics need at least two examples", got=len(inputs))
-    saved = [(layer, layer.momentum) for layer in layers]
-    model.eval()
+        raise InputError(
+            "BatchNorm's statistics need at least two examples",
+            got=len(inputs),
+            hint="take more samples, or leave the network before training out",
+        )
+    flags = [(module, module.training) for module in model.modules()]
+    momenta = [layer.momentum for layer in layers]
     try:
+        model.eval()
         for layer in layers:
             layer.train()
             layer.momentum = 1.0
         with torch.no_grad():
             model(inputs)
     finally:
-        model.eval()
-        for layer, momentum in saved:
+        for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+        for module, flag in flags:
+            module.training = flag
 
 
 def skeleton(spec: ModelSpec) -> nn.Module:
@@ -114,8 +127,8 @@ def _construct(spec: ModelSpec) -> nn.Module:
     if factories.is_factory(spec.name):
         return _from_factory(spec)
     is_resnet = spec.name in RESNETS
-    default = "relu" if is_resnet else "gelu"
-    name = default if spec.activation is None else spec.activation
+    name = spec.activation or default_activation(spec.name)
+    assert name is not None
 
     def activation() -> nn.Module:
         return activations.make(name, spec.beta)

@@ -205,12 +205,13 @@ def _intervals(
 
 def _bisect(test: Callable[[Array], NDArray[np.bool_]], low: Array, high: Array) -> Array:
     """Find where ``test`` flips between each ``low`` and ``high``."""
-    start = test(low)
+    start, tiny = test(low), 1e-12 * (high - low)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         same = test(middle) == start
         low, high = np.where(same, middle, low), np.where(same, high, middle)
-    return (low + high) / 2
+    found = (low + high) / 2
+    return np.where(np.abs(found) < tiny, 0.0, found)  # bisection never quite reaches zero
 
 
 def _mass(intervals: Sequence[Interval], std: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from hessdiag.errors import InputError
 from hessdiag.nets.curves import Curve
@@ -57,7 +58,8 @@ def _order(function: _Order, derivative: _Order) -> _Order:
 
         @staticmethod
         def jvp(ctx: Any, *grad_inputs: Any) -> Any:
-            return grad_inputs[0] * derivative(ctx.saved_tensors[0], ctx.curve)
+            x = forward_ad.unpack_dual(ctx.saved_tensors[0]).primal  # its own tangent is no matter
+            return grad_inputs[0] * derivative(x, ctx.curve)
 
     def apply(x: Tensor, curve: Curve) -> Tensor:
         return Order.apply(x, curve)  # pyright: ignore[reportReturnType]

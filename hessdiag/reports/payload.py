@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from hessdiag import __version__
 from hessdiag.metadata import Provenance
+
+_NUMBERS = re.compile(r"\[\n[^\[\]{}\"]+\]")  # a string holds no newline as such
 
 
 def origin(
@@ -42,8 +45,9 @@ def origin(
 
 
 def dumps(payload: dict[str, Any]) -> str:
-    """Serialise a report, ending in a newline."""
-    return json.dumps(payload, indent=2, allow_nan=False) + "\n"
+    """Serialise a report, ending in a newline; a list of numbers takes one line."""
+    text = json.dumps(payload, indent=2, allow_nan=False)
+    return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def finite(value: Any) -> Any:

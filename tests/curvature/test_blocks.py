@@ -23,6 +23,11 @@ NETS = list(BATCHES)
 each_net = pytest.mark.parametrize("net", NETS)
 
 
+def whole(net: str) -> Batch:
+    x, y = (torch.cat(tensors) for tensors in zip(*BATCHES[net], strict=True))
+    return x, y
+
+
 def build(net: str, name: str, beta: float | None = None) -> nn.Module:
     def activation() -> nn.Module:
         return activations.make(name, beta)
@@ -84,13 +89,13 @@ def test_though_n_itself_is_not_zero(net: str, name: str):
     ("name", "beta"), [("gelu", None), ("augmented_relu", 2.0), ("beta_gelu", 5.0), ("tanh", None)]
 )
 def test_norms_are_those_of_the_dense_blocks(net: str, name: str, beta: float | None):
-    wanted = true_norms(build(net, name, beta), BATCHES[net])
-    dec = decompose(net, name, beta)
+    model, batch = build(net, name, beta), whole(net)
+    wanted, dec = true_norms(model, [batch]), Decomposition(model, [batch])
     for seed in range(4):
-        found = block_norms(dec, num_probes=48, seed=seed)
+        found = block_norms(dec, num_probes=24, seed=seed)
         assert list(found) == list(wanted)
         for layer, estimate in found.items():
-            assert estimate.num_probes == 48
+            assert estimate.num_probes == 24
             assert estimate.stderr is not None
             slack = 4 * estimate.stderr + 1e-12
             assert abs(estimate.value - wanted[layer]) < slack, (layer, seed)
@@ -109,8 +114,9 @@ def test_hidden_blocks_are_not_zero_and_the_linear_classifiers_are(net: str, nam
 
 
 def test_the_error_of_many_probes_is_small():
-    wanted = true_norms(build("mlp", "gelu"), BATCHES["mlp"])
-    found = block_norms(decompose("mlp", "gelu"), num_probes=400, seed=1)
+    model, batch = build("mlp", "gelu"), whole("mlp")
+    wanted = true_norms(model, [batch])
+    found = block_norms(Decomposition(model, [batch]), num_probes=200, seed=1)
     for layer in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"):
         assert found[layer].value == pytest.approx(wanted[layer], rel=0.1)
 
@@ -127,7 +133,7 @@ def test_other_layers_do_not_enter_even_as_noise():
 
 @each_net
 def test_batching_is_of_no_account(net: str):
-    x, y = (torch.cat(tensors) for tensors in zip(*BATCHES[net], strict=True))
+    x, y = whole(net)
     model = build(net, "gelu")
     found = [
         block_norms(Decomposition(model, batches), num_probes=5, seed=3)

@@ -62,17 +62,9 @@ def landscape_figure(found: Landscape, provenance: Provenance | None = None) -> 
                 axes.set_xlabel(printable(found.labels[0]), parse_math=False)
     for row, surface in enumerate(found.surfaces):
         first: Axes = grid[row, 0]
-        first.set_ylabel(printable(found.labels[1]), parse_math=False)
         name = surface_name(surface)
-        first.text(
-            *(-0.33, 0.5, name),
-            transform=first.transAxes,
-            rotation=90,
-            ha="center",
-            va="center",
-            weight="bold",
-            parse_math=False,
-        )
+        label = printable("\n\n".join(filter(None, (name, found.labels[1]))))
+        first.set_ylabel(label, parse_math=False)
     if provenance is not None:
         figure.suptitle(printable(title(provenance)), fontsize=12, parse_math=False)
     return figure

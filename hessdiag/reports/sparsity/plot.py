@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from hessdiag.curvature.sparsity import CallSparsity
+from hessdiag.curvature.preactivations import CallSparsity
 from hessdiag.errors import printable
 from hessdiag.metadata import Provenance
 from hessdiag.reports.figures import blank

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from hessdiag.curvature.sparsity import CallSparsity, Sparsity
+from hessdiag.curvature.preactivations import CallSparsity
+from hessdiag.curvature.sparsity import Sparsity
 from hessdiag.metadata import Provenance
 from hessdiag.reports.payload import finite, origin
 from hessdiag.studies import Study
@@ -42,7 +44,7 @@ def sparsity_json(
             },
             "activations": [_study(study) for study in studies],
             "cost": {"seconds": sum(network.seconds for network in networks)},
-            "notes": notes(studies),
+            "notes": notes(studies) + _unbounded(studies),
         }
     )
 
@@ -50,24 +52,35 @@ def sparsity_json(
 def notes(studies: Sequence[Study]) -> list[str]:
     """List what qualifies the numbers of a report, each remark once."""
     found: list[str] = []
+    numerical: dict[str, int] = {}
     for study in studies:
-        if study.profile and any(
-            abs(end) == float("inf")
+        for network in (study.initial, study.trained):
+            if network is not None:
+                found += network.notes
+        network = study.trained or study.initial
+        for call in network.calls if network else ():
+            if not call.closed_form:
+                numerical[call.function] = numerical.get(call.function, 0) + 1
+    for function, count in numerical.items():
+        calls = f"{count} calls" if count > 1 else "1 call"
+        found.append(
+            f"φ'' of {function} ({calls}) is not known in closed form, so it is differentiated "
+            "numerically, in float64"
+        )
+    return list(dict.fromkeys(found))
+
+
+def _unbounded(studies: Sequence[Study]) -> list[str]:
+    return [
+        f"{study.title}: φ'' is not zero however far out, so null ends an interval"
+        for study in studies
+        if study.profile
+        and not all(
+            math.isfinite(end)
             for interval in (*study.profile.nonzero, *study.profile.above)
             for end in (interval.low, interval.high)
-        ):
-            found.append(f"{study.title}: φ'' is not zero however far out: null ends an interval")
-        for network in (study.initial, study.trained):
-            if network is None:
-                continue
-            found += network.notes
-            found += [
-                f"{call.name}: φ'' of {call.function} is not known in closed form, so it is "
-                "differentiated numerically, in float64"
-                for call in network.calls
-                if not call.closed_form
-            ]
-    return list(dict.fromkeys(found))
+        )
+    ]
 
 
 def _study(study: Study) -> dict[str, Any]:

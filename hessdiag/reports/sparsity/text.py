@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hessdiag.curvature.sparsity import CallSparsity, Shares, Sparsity
+from hessdiag.curvature.preactivations import CallSparsity, Shares
+from hessdiag.curvature.sparsity import Sparsity
 from hessdiag.errors import printable
+from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
 from hessdiag.nets.profiles import Interval, Profile
 from hessdiag.reports.sparsity.drawing import draw
@@ -20,6 +22,10 @@ from hessdiag.reports.wording import plus_minus, title
 from hessdiag.studies import Study
 
 _WIDTH, _HEIGHT = 56, 7  # of the drawing, in characters
+_KINDS = {"initial": "at init", "trained": "trained"}
+_LEGEND = """
+≠ 0: share of pre-activations with φ'' exactly not zero; > τ: with |φ''| > τ max |φ''|
+N reaches the weights through φ'': where it is zero, N has no within-layer part"""
 
 
 def sparsity_text(studies: Sequence[Study], provenance: Provenance) -> RenderableType:
@@ -33,6 +39,8 @@ def sparsity_text(studies: Sequence[Study], provenance: Provenance) -> Renderabl
         blocks += [_headline(studies, provenance), _calls(studies[0])]
         if studies[0].trained.block_norms is not None:
             blocks.append(_blocks(studies[0]))
+    if len(studies) > 1 or studies[0].trained:
+        blocks.append(Text(_LEGEND, style="dim"))
     for note in notes(studies):
         blocks.append(Text(printable(f"note: {note}"), style="yellow"))
     return Group(*blocks)
@@ -41,18 +49,20 @@ def sparsity_text(studies: Sequence[Study], provenance: Provenance) -> Renderabl
 def _headline(studies: Sequence[Study], provenance: Provenance) -> Text:
     found = studies[0].trained or studies[0].initial
     assert found is not None
-    lines = [title(provenance)] if len(studies) == 1 else [_sweep_title(studies, provenance)]
-    lines.append(
-        f"{found.num_samples:,} samples, {found.total.num_preactivations:,} pre-activations at "
-        f"{len(found.calls)} activation calls"
-    )
+    network = f"{provenance.model.name} on {provenance.data} ({provenance.split})"
+    many = len(studies) > 1
+    lines = [f"{studies[0].activation} by β in {network}" if many else title(provenance)]
+    lines.append(f"{found.num_samples:,} samples, {_census(found)}")
     lines.append(f"τ = {found.threshold:g} of max |φ''|, {found.dtype} on {found.device}\n")
     return Text(printable("\n".join(lines)))
 
 
-def _sweep_title(studies: Sequence[Study], provenance: Provenance) -> str:
-    network = f"{provenance.model.name} on {provenance.data} ({provenance.split})"
-    return f"{studies[0].activation} by β in {network}"
+def _census(found: Sparsity) -> str:
+    plural = "s" if len(found.calls) > 1 else ""
+    return (
+        f"{found.total.num_preactivations:,} pre-activations at {len(found.calls)} activation "
+        f"call{plural}"
+    )
 
 
 def _alone(study: Study, provenance: Provenance) -> list[RenderableType]:
@@ -61,22 +71,21 @@ def _alone(study: Study, provenance: Provenance) -> list[RenderableType]:
     blocks: list[RenderableType] = []
     if profile is not None:
         blocks.append(_drawing(study.title, profile))
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    table.add_column("pre-activations", no_wrap=True)
+    table = _table()
+    table.add_column("pre-activations")
     for heading in ("φ'' ≠ 0", f"|φ''| > {found.threshold:g} max"):
         table.add_column(heading, justify="right", no_wrap=True)
     for share in profile.gaussian if profile else ():
-        table.add_row(
-            f"Gaussian, σ = {share.std:g}", _percent(share.nonzero), _percent(share.above)
-        )
+        shares = f"{_percent(share.nonzero)} %", f"{_percent(share.above)} %"
+        table.add_row(f"Gaussian, σ = {share.std:g}", *shares)
     name = printable(f"fresh {provenance.model.name} on {provenance.data}")
-    table.add_row(escape(name), _percent(found.total.nonzero), _percent(found.total.above))
+    table.add_row(escape(name), *(f"{share} %" for share in _shares(found.total)))
     blocks.append(table)
     spread = sorted(call.std for call in found.calls)
     blocks.append(
         Text(
-            f"\nthe network has {found.total.num_preactivations:,} pre-activations at "
-            f"{len(found.calls)} activation calls, σ from {spread[0]:.2g} to {spread[-1]:.2g}",
+            f"\nthe fresh network has {_census(found)}, σ from {spread[0]:.2g} to "
+            f"{spread[-1]:.2g};\nBatchNorm statistics, if any, are those of the sample",
             style="dim",
         )
     )
@@ -88,7 +97,10 @@ def _alone(study: Study, provenance: Provenance) -> list[RenderableType]:
 def _drawing(name: str, profile: Profile) -> RenderableType:
     lines = [Text(f"φ'' of {name}, max |φ''| = {profile.peak:.6g}\n", style="bold")]
     if profile.peak > 0:
-        labels = [f"{value:.3g}" for value in (max(profile.values), min(profile.values))]
+        top, bottom = max(profile.values), min(profile.values)
+        if top >= 0.9 * profile.peak:  # of a peak that ends in a jump, the grid misses a little
+            top = profile.peak
+        labels = [f"{top:.3g}", f"{min(bottom, 0.0):.3g}"]
         margin = max(map(len, labels)) + 1
         drawn = draw(profile.values, width=_WIDTH, height=_HEIGHT)
         for number, line in enumerate(drawn):
@@ -107,53 +119,55 @@ def _drawing(name: str, profile: Profile) -> RenderableType:
 
 
 def _sweep(studies: Sequence[Study]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    table.add_column("β", justify="right", no_wrap=True)
-    table.add_column("max |φ''|", justify="right", no_wrap=True)
-    table.add_column("Gaussian σ = 1\nφ'' ≠ 0", justify="right", no_wrap=True)
-    table.add_column("\n> τ max", justify="right", no_wrap=True)
-    kinds = [kind for kind in ("initial", "trained") if getattr(studies[0], kind) is not None]
+    table = _table()
+    for heading in ("\nβ", "\nmax", "Gaussian\n≠ 0 %", "σ = 1\n> τ %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    kinds = [kind for kind in _KINDS if getattr(studies[0], kind) is not None]
     for kind in kinds:
-        heading = "trained" if kind == "trained" else "at initialisation"
-        table.add_column(f"{heading}\nφ'' ≠ 0", justify="right", no_wrap=True)
-        table.add_column("\n> τ max", justify="right", no_wrap=True)
+        table.add_column(f"{_KINDS[kind]}\n≠ 0 %", justify="right", no_wrap=True)
+        table.add_column("\n> τ %", justify="right", no_wrap=True)
+        if getattr(studies[0], kind).block_norms is not None:
+            table.add_column("\nblocks of N", justify="right", no_wrap=True)
     for study in studies:
         assert study.profile is not None
         standard = next(share for share in study.profile.gaussian if share.std == 1.0)
-        row = [f"{study.beta:g}", f"{study.profile.peak:.4g}"]
+        row = [f"{study.beta:g}", f"{study.profile.peak:.3g}"]
         row += [_percent(standard.nonzero), _percent(standard.above)]
         for kind in kinds:
-            total: Shares = getattr(study, kind).total
-            row += [_percent(total.nonzero), _percent(total.above)]
+            found: Sparsity = getattr(study, kind)
+            row += _shares(found.total)
+            if found.block_norms is not None:
+                row.append(_all_blocks(found.block_norms))
         table.add_row(*row)
     return table
 
 
 def _calls(study: Study) -> Table:
+    """List the calls; narrow enough for 80 columns, where long names fold."""
     trained, initial = study.trained, study.initial
     assert trained is not None
     before = {call.name: call for call in initial.calls} if initial else {}
-    functions = {call.function for call in trained.calls}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("activation call\n")
-    if len(functions) > 1:
-        table.add_column("\nφ", no_wrap=True)
-    for heading in ("trained\nmean", "\nσ", "\nφ'' ≠ 0", "\n> τ max", "\nmean |φ''|"):
+    mixed = len({call.function for call in trained.calls}) > 1
+    table = _table(padding=2)
+    table.add_column("\nactivation call", overflow="fold", min_width=12)
+    if mixed:
+        table.add_column("\nφ", overflow="fold", min_width=7)
+    for heading in ("trained\nmean", "\nσ", "\n≠ 0 %", "\n> τ %", "mean\n|φ''|"):
         table.add_column(heading, justify="right", no_wrap=True)
     if initial:
-        for heading in ("at initialisation\nσ", "\nφ'' ≠ 0", "\n> τ max"):
+        for heading in ("init\nσ", "\n≠ 0 %", "\n> τ %"):
             table.add_column(heading, justify="right", no_wrap=True)
     for call in trained.calls:
         row = [escape(printable(call.name))]
-        if len(functions) > 1:
-            row.append(escape(printable(call.function)) + ("" if call.closed_form else " ~"))
+        if mixed:
+            row.append(escape(printable(call.function)))
         row += [f"{call.mean:.2f}", f"{call.std:.2f}", *_shares(call.shares)]
-        row.append(f"{call.shares.mean_abs:.3g}")
+        row.append(f"{call.shares.mean_abs:.2g}")
         if initial:
             row += _before(before.get(call.name))
         table.add_row(*row)
-    row = ["all", *[""] * (1 + (len(functions) > 1)), "", *_shares(trained.total)]
-    row.append(f"{trained.total.mean_abs:.3g}")
+    row = ["all", *[""] * (1 + mixed), "", *_shares(trained.total)]
+    row.append(f"{trained.total.mean_abs:.2g}")
     if initial:
         row += ["", *_shares(initial.total)]
     table.add_row(*row, style="bold")
@@ -165,34 +179,38 @@ def _before(call: CallSparsity | None) -> list[str]:
 
 
 def _blocks(study: Study) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    table.add_column("\nwithin-layer block of N\n")
-    networks: list[tuple[str, Sparsity]] = []
-    if study.trained is not None:
-        networks.append(("trained", study.trained))
-    if study.initial is not None:
-        networks.append(("at initialisation", study.initial))
-    for heading, _ in networks:
-        table.add_column(f"\n{heading}\nFrobenius norm", justify="right", no_wrap=True)
-        table.add_column("\n\n> τ max", justify="right", no_wrap=True)
-    table.add_column("\nnext activation call\n")
-    first = networks[0][1]
-    calls = [
-        {layer: call for call in found.calls for layer in call.layers} for _, found in networks
-    ]
+    """List the norms of the within-layer blocks, each beside the activation call it feeds."""
+    networks = {kind: found for kind in _KINDS if (found := getattr(study, kind)) is not None}
+    networks = dict(reversed(networks.items()))  # trained first, as in the table of calls
+    first: Sparsity = next(iter(networks.values()))
+    table = _table(padding=2)
+    table.add_column("\n\nwithin-layer block of N", overflow="fold", min_width=14)
+    for kind in networks:
+        table.add_column(f"\n{_KINDS[kind]}\nnorm", justify="right", no_wrap=True)
+    table.add_column("\n\nnext activation call", overflow="fold", min_width=14)
+    table.add_column("\n\n> τ %", justify="right", no_wrap=True)
+    calls = {layer: call for call in first.calls for layer in call.layers}
     for layer in first.block_norms or {}:
         row = [escape(printable(layer))]
-        for (_, found), by_layer in zip(networks, calls, strict=True):
+        for found in networks.values():
             norm = (found.block_norms or {})[layer]
-            call = by_layer.get(layer)
-            row += [
-                plus_minus(norm.value, norm.stderr),
-                _percent(call.shares.above) if call else "",
-            ]
-        following = calls[0].get(layer)
-        row.append(escape(printable(following.name)) if following else "none")
+            row.append(plus_minus(norm.value, norm.stderr))
+        call = calls.get(layer)
+        row.append(escape(printable(call.name)) if call else "none")
+        row.append(_percent(call.shares.above) if call else "")
         table.add_row(*row)
+    ends = ["", ""]
+    norms = (_all_blocks(found.block_norms or {}) for found in networks.values())
+    table.add_row("all", *norms, *ends, style="bold")
     return table
+
+
+def _all_blocks(norms: Mapping[str, Estimate]) -> str:
+    """Format the norm of all blocks together, the root of the sum of their squares."""
+    value = math.hypot(*(norm.value for norm in norms.values()))
+    errors = [norm.value * (norm.stderr or 0.0) for norm in norms.values()]
+    known = all(norm.stderr is not None for norm in norms.values())
+    return plus_minus(value, math.hypot(*errors) / value if known and value else None)
 
 
 def _shares(shares: Shares) -> list[str]:
@@ -200,9 +218,17 @@ def _shares(shares: Shares) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    if 0 < share < 5e-5:
-        return f"{share * 100:.0e} %"
-    return f"{share * 100:.2f} %"
+    """Format a share in per cent, without rounding anything to none or to all of it."""
+    percent = 100 * share
+    if 0 < percent < 0.005:
+        return f"{percent:.0e}"
+    if 99.995 <= percent < 100:
+        return "99.99"
+    return f"{percent:.2f}" if percent < 100 else "100"
+
+
+def _table(padding: int = 3) -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, padding, 0, 0), header_style="bold")
 
 
 def _where(intervals: Sequence[Interval]) -> str:
