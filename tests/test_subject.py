@@ -190,7 +190,7 @@ def test_devices():
 def test_without_a_path_the_network_is_a_fresh_one_on_the_digits():
     found = subject.load(None, num_samples=40)
     assert found.checkpoint is None
-    assert found.spec == ModelSpec(subject.FRESH_MODEL, None, None, 10, (1, 8, 8))
+    assert found.spec == ModelSpec(subject.FRESH_MODEL, "gelu", None, 10, (1, 8, 8))
     assert (found.data.spec, found.loss, found.dtype) == ("digits", "cross-entropy", torch.float32)
     assert not found.model.training
     said = found.provenance()

@@ -14,9 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hessdiag.curvature.functions import POWERS, find_second, is_elementwise, numerical
+from hessdiag.curvature.functions import POWERS, Second, find_second, is_elementwise, numerical
 from hessdiag.nets import activations
 from hessdiag.nets.curves import Curve, Elementwise
+
+_REDUCTIONS = ("mean", "sum", "nanmean", "nansum")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class _Watcher(TorchFunctionMode):
         self._layers: list[str] = []
         self._decided: dict[nn.Module, bool] = {}  # custom modules: elementwise or not
         self._muted_by: nn.Module | None = None
-        self._activated: Any = None  # what the last activation call gave
+        self._power: tuple[Any, Second, str] | None = None  # its result, itself and its place
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note that a module is called; report it if it is an activation itself."""
@@ -104,7 +106,9 @@ class _Watcher(TorchFunctionMode):
         """Note that a module's call is over."""
         self._stack.pop()
         if module is self._muted_by:
-            self._muted_by, self._activated = None, output
+            self._muted_by = None
+        if not self._stack:
+            self._settle_power("")
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -112,15 +116,26 @@ class _Watcher(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._muted_by is None and self._stack:
             self._note_parameters(args, kwargs)
+            if self._power is not None and any(arg is self._power[0] for arg in args):
+                self._settle_power(getattr(func, "__name__", ""))
             found = find_second(func, args, kwargs)
-            if found is not None and found.name in POWERS and found.x is not self._activated:
-                found = None
             if found is not None and self._matters(found.x):
-                label = _with_beta(found.name, found.beta)
-                self._report(self._place(found.name), label, found.x, found.second, found.curve)
-                self._activated = func(*args, **kwargs)
-                return self._activated
+                place = self._place(found.name)
+                if found.name in POWERS:
+                    result = func(*args, **kwargs)
+                    self._power = result, found, place
+                    return result
+                self._report_second(place, found)
         return func(*args, **kwargs)
+
+    def _settle_power(self, follower: str) -> None:
+        """Report a power unless it is averaged or summed at once, as a variance or a norm is."""
+        if self._power is not None and follower not in _REDUCTIONS:
+            self._report_second(self._power[2], self._power[1])
+        self._power = None
+
+    def _report_second(self, place: str, found: Second) -> None:
+        self._report(place, _with_beta(found.name, found.beta), found.x, found.second, found.curve)
 
     def _matters(self, x: Tensor) -> bool:
         return x.is_floating_point() and x.requires_grad

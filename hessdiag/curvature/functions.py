@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessdiag.curvature.linearisation import has_differentiable_backward
 from hessdiag.nets import curves
 from hessdiag.nets.curves import Curve, Elementwise
 
@@ -33,7 +34,7 @@ class Second:
 
 
 POWERS = ("square", "pow")
-"""Activations if they follow on one, as in squared ReLU; else arithmetic, as in a variance."""
+"""Activations, unless their results are averaged at once, as in a variance."""
 
 
 def find_second(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Second | None:
@@ -127,6 +128,8 @@ def _by_autograd(function: Elementwise, x: Tensor) -> Tensor:
         # differentiated says so instead of passing for a constant
         seeds = torch.ones_like(y, requires_grad=True)
         (first,) = torch.autograd.grad(y, x, seeds, create_graph=True, materialize_grads=True)
+        if not has_differentiable_backward([first]):
+            raise RuntimeError("a backward pass that cannot be differentiated")
         if not first.requires_grad:
             return torch.zeros_like(x)
         (second,) = torch.autograd.grad(first.sum(), x, materialize_grads=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,16 +70,8 @@ class Linearisation:
         Raises:
             InputError: there is one.
         """
-        seen: set[object] = set()
-        pending = [tensor.grad_fn for tensor in self._s]
-        while pending:
-            node = pending.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            if node.name() == "torch::autograd::Error":
-                raise _no_second_derivative("a torch.autograd.Function marked once_differentiable")
-            pending.extend(following for following, _ in node.next_functions)
+        if not has_differentiable_backward(self._s):
+            raise _no_second_derivative("a torch.autograd.Function marked once_differentiable")
 
     def products(
         self, v: list[Tensor], *, gn: bool, nme: bool
@@ -108,6 +100,21 @@ class Linearisation:
             self._z, self._parameters, u, retain_graph=True, materialize_grads=True
         )
         return list(gn_products), nme_products
+
+
+def has_differentiable_backward(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether no operation behind these gradients is marked as once differentiable."""
+    seen: set[object] = set()
+    pending = [tensor.grad_fn for tensor in tensors]
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::Error":
+            return False
+        pending.extend(following for following, _ in node.next_functions)
+    return True
 
 
 @contextmanager

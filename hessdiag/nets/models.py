@@ -127,7 +127,7 @@ def _construct(spec: ModelSpec) -> nn.Module:
     if factories.is_factory(spec.name):
         return _from_factory(spec)
     is_resnet = spec.name in RESNETS
-    name = spec.activation or default_activation(spec.name)
+    name = default_activation(spec.name) if spec.activation is None else spec.activation
     assert name is not None
 
     def activation() -> nn.Module:

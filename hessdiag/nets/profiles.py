@@ -158,9 +158,9 @@ def check_threshold(threshold: float) -> None:
 
 
 def max_abs(curve: Curve) -> float:
-    """Find max |φ''| over the real line: the largest on a grid, refined twice around it."""
+    """Find max |φ''| over the real line: the largest on a grid, refined around it."""
     grid, best = _grid(curve.width), 0.0
-    for _ in range(3):
+    for _ in range(6):
         values = curve.second(torch.from_numpy(grid)).abs().numpy()
         at, best = int(values.argmax()), float(values.max())
         grid = np.linspace(grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)], 2001)

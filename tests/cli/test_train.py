@@ -154,7 +154,7 @@ def test_the_demo(run: Run, here: Path):
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Let the demo's two commands do nothing, and note with what they are called."""
     noted: list[dict[str, Any]] = []
-    for command in ("train", "spectrum"):
+    for command in ("train", "spectrum", "sparsity"):
         path = f"hessdiag.cli.{command}.{command}"
         monkeypatch.setattr(path, lambda *_, **options: noted.append(options))
     return noted
@@ -171,4 +171,4 @@ def test_the_demo_shows_its_commands_as_they_are(run: Run, here: Path, calls, ou
 
 def test_the_demo_can_be_quiet(run: Run, here: Path, calls):
     assert run("demo", "--quiet").out == ""
-    assert [options["quiet"] for options in calls] == [True, True]
+    assert [options["quiet"] for options in calls] == [True, True, True]

@@ -109,7 +109,9 @@ def test_nonzero_is_where_autograds_second_derivative_is(name: str, dtype: torch
     beta = beta_for(name)
     found, width = profile(name, beta, dtype=dtype, stds=()), activations.curve(name, beta).width
     x = width * torch.linspace(-120, 40, 16000, dtype=F64)  # without zero itself
-    wanted = by_autograd(name, beta, x.to(dtype)) != 0
+    second = by_autograd(name, beta, x.to(dtype))
+    sure = ~((second != 0) & (second.abs() < torch.finfo(dtype).tiny))  # where digits go missing
+    x, wanted = x[sure], second[sure] != 0
     # in float32, torch's own φ'' of mish is NaN right of 88
     inside = torch.stack([(x > i.low) & (x < i.high) for i in [*found.nonzero, Interval(0, 0)]])
     differ = x[wanted != inside.any(0)] / width

@@ -97,6 +97,7 @@ def test_metadata_is_complete(tmp_path: Path):
         recipe="digits-wrn10-1",
         regulariser="none",
         epoch=3,
+        seed=0,
         metrics={
             "train_loss": last.train_loss,
             "train_accuracy": last.train_accuracy,

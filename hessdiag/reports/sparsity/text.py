@@ -119,20 +119,21 @@ def _drawing(name: str, profile: Profile) -> RenderableType:
 
 
 def _sweep(studies: Sequence[Study]) -> Table:
-    table = _table()
-    for heading in ("\nβ", "\nmax", "Gaussian\n≠ 0 %", "σ = 1\n> τ %"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    """List the values of β; with norms there is no room for the Gaussian shares in 80 columns."""
     kinds = [kind for kind in _KINDS if getattr(studies[0], kind) is not None]
+    with_norms = getattr(studies[0], kinds[0]).block_norms is not None
+    headings = ["\nβ", "\nmax", *([] if with_norms else ["Gaussian\n≠ 0 %", "σ = 1\n> τ %"])]
     for kind in kinds:
-        table.add_column(f"{_KINDS[kind]}\n≠ 0 %", justify="right", no_wrap=True)
-        table.add_column("\n> τ %", justify="right", no_wrap=True)
-        if getattr(studies[0], kind).block_norms is not None:
-            table.add_column("\nblocks of N", justify="right", no_wrap=True)
+        headings += [f"{_KINDS[kind]}\n≠ 0 %", "\n> τ %", *(["\nblocks of N"] * with_norms)]
+    table = _table(padding=2)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for study in studies:
         assert study.profile is not None
-        standard = next(share for share in study.profile.gaussian if share.std == 1.0)
         row = [f"{study.beta:g}", f"{study.profile.peak:.3g}"]
-        row += [_percent(standard.nonzero), _percent(standard.above)]
+        if not with_norms:
+            standard = next(share for share in study.profile.gaussian if share.std == 1.0)
+            row += [_percent(standard.nonzero), _percent(standard.above)]
         for kind in kinds:
             found: Sparsity = getattr(study, kind)
             row += _shares(found.total)

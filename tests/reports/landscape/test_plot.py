@@ -29,7 +29,9 @@ def test_one_row_for_each_activation_and_one_scale_for_each_column(pair: Landsca
     labels = {ax.get_xlabel() for ax in axes} - {""}
     assert labels == {pair.labels[0]}
     words = [text.get_text() for ax in axes for text in ax.texts]
-    assert sorted(words) == ["0 away from the kinks", "beta_gelu(10)", "relu"]
+    assert words == ["0 away from the kinks"]
+    names = [axes[0].get_ylabel(), axes[3].get_ylabel()]
+    assert [name.split("\n")[0] for name in names] == ["relu", "beta_gelu(10)"]
     assert isinstance(axes[5].images[0].norm, PowerNorm)
 
 
@@ -45,7 +47,7 @@ def test_a_network_s_name_and_its_full_norms(single: Landscape, provenance: Prov
     figure = landscape_figure(single, provenance)
     assert len(panels(figure)) == 5
     assert figure.get_suptitle() == "mlp-5-4 beta_gelu(2) on digits (train)"
-    assert panels(figure)[0].get_ylabel() == "gn eigenvector 2"
+    assert panels(figure)[0].get_ylabel().endswith("gn eigenvector 2")
 
 
 def test_a_wide_range_is_logarithmic(single: Landscape):

@@ -93,7 +93,7 @@ def test_numbers_that_are_not_finite_are_null(checkpoint: list[Study], provenanc
 
 def test_numerical_derivatives_are_noted_once(mixed: list[Study]):
     (note,) = notes(mixed * 2)
-    assert note.startswith("1: φ'' of hardswish is not known in closed form")
+    assert note.startswith("φ'' of hardswish (2 calls) is not known in closed form")
 
 
 def test_notes_of_the_network_are_kept(alone: list[Study]):
