@@ -1,0 +1,84 @@
+"""The loss that a training step descends: a module in training mode on one batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from hessdiag.curvature.losses import CrossEntropy, MeanSquaredError
+
+
+class Objective:
+    """The mean loss L of a module as a function of its own, live parameters.
+
+    Args:
+        model: from a batch of inputs to outputs z ``(N, C)``; its mode is the caller's.
+        loss: "cross-entropy" or "mse" against one-hot labels (mean over outputs too).
+        label_smoothing: of cross-entropy.
+    """
+
+    def __init__(self, model: nn.Module, loss: str, *, label_smoothing: float = 0.0) -> None:
+        self.model, self.name, self.label_smoothing = model, loss, label_smoothing
+        self.parameters: list[Tensor] = [
+            tensor for tensor in model.parameters() if tensor.requires_grad
+        ]
+        self._output_loss = (
+            MeanSquaredError() if loss == "mse" else CrossEntropy(label_smoothing=label_smoothing)
+        )
+        self._batch_norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+
+    def evaluate(
+        self, x: Tensor, y: Tensor, *, move_statistics: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the outputs z and the mean loss, with a graph.
+
+        Args:
+            x: inputs ``(N, …)``.
+            y: labels ``(N,)``.
+            move_statistics: whether BatchNorm's running statistics take this batch in.
+        """
+        if move_statistics:
+            z = self.model(x)
+        else:
+            with self.frozen_statistics():
+                z = self.model(x)
+        if self.name == "mse":
+            return z, F.mse_loss(z, F.one_hot(y, z.shape[1]).to(z))
+        return z, F.cross_entropy(z, y, label_smoothing=self.label_smoothing)
+
+    @contextmanager
+    def frozen_statistics(self) -> Generator[None]:
+        """Normalise by the batch within the block, but leave the running statistics alone."""
+        flags = [layer.track_running_stats for layer in self._batch_norms]
+        try:
+            for layer in self._batch_norms:
+                layer.track_running_stats = False
+            yield
+        finally:
+            for layer, flag in zip(self._batch_norms, flags, strict=True):
+                layer.track_running_stats = flag
+
+    def output_hessian(self, z: Tensor, y: Tensor, u: Tensor) -> Tensor:
+        """Compute B u for the mean loss, ``(N, C)``."""
+        return self._output_loss.at(z.detach(), y).hessian(u) / len(z)
+
+    def sampled_cotangent(self, z: Tensor, labels: torch.Generator) -> Tensor:
+        """Draw labels ŷ from the model; the cotangent c ``(N, C)`` of each example's loss at them.
+
+        ``E c cᵀ = B``, so that ``tr G = N E‖(1/N) Σ Jᵀc‖²``. Cross-entropy draws classes from the
+        softmax; the mean squared error draws outputs from a normal distribution around z of
+        variance C/2, whose log-likelihood it is. c depends on z, the draw does not.
+        """
+        if self.name == "mse":
+            noise = torch.randn(z.shape, generator=labels, device=z.device, dtype=z.dtype)
+            drawn = z.detach() + math.sqrt(z.shape[1] / 2) * noise
+            return 2 / z.shape[1] * (z - drawn)
+        p = z.softmax(1)
+        drawn = torch.multinomial(p.detach(), 1, generator=labels)[:, 0]
+        return p - F.one_hot(drawn, z.shape[1]).to(p)

@@ -1,0 +1,93 @@
+"""What a training step is given, and what it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessdiag.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """The options of all methods; each method reads its own.
+
+    Attributes:
+        rho: ρ, radius of the ascent step or weight of the gradient penalty.
+        power: p of the penalty ρ‖g‖ᵖ, 1 or 2.
+        ablate_nme: replace H by G in the gradient penalty's update.
+        sigma2: σ², variance of the weight noise.
+        kappa: κ, weight of a trace penalty.
+        samples: m, Hutchinson or label samples of a trace penalty.
+        probe: "gaussian" or "rademacher", of the Hessian-trace penalty.
+        straight_through: let the gradient pass the sampling of labels.
+        num_pairs: k, pairs of opposite perturbations.
+    """
+
+    rho: float = 0.0
+    power: int = 1
+    ablate_nme: bool = False
+    sigma2: float = 0.0
+    kappa: float = 0.0
+    samples: int = 1
+    probe: str = "gaussian"
+    straight_through: bool = False
+    num_pairs: int = 1
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Independent random streams on the parameters' device.
+
+    Attributes:
+        perturbation: of noise and probes.
+        labels: of sampled labels.
+    """
+
+    perturbation: torch.Generator
+    labels: torch.Generator
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step is made of.
+
+    Attributes:
+        gradient: one tensor per parameter, to descend along.
+        outputs: z of the first pass, ``(N, C)``, detached.
+        loss: mean loss of that pass, a scalar, detached; without the penalty.
+    """
+
+    gradient: list[Tensor]
+    outputs: Tensor
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """A batch to take a step on.
+
+    Attributes:
+        objective: the loss.
+        x: inputs ``(N, …)``.
+        y: labels ``(N,)``.
+        strengths: of the regulariser.
+        streams: of its randomness.
+    """
+
+    objective: Objective
+    x: Tensor
+    y: Tensor
+    strengths: Strengths
+    streams: Streams
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The weights, live."""
+        return self.objective.parameters
+
+    def evaluate(self, *, move_statistics: bool = True) -> tuple[Tensor, Tensor]:
+        """Compute outputs and mean loss at the weights as they are now."""
+        return self.objective.evaluate(self.x, self.y, move_statistics=move_statistics)
