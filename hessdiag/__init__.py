@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hessdiag.curvature.decomposition import Decomposition, Products
     from hessdiag.curvature.landscape import landscape
+    from hessdiag.curvature.planes import Plane
     from hessdiag.curvature.sparsity import Sparsity, sparsity
     from hessdiag.curvature.surfaces import Landscape
     from hessdiag.errors import InputError
@@ -26,6 +27,7 @@ _HOMES = {
     "Products": "hessdiag.curvature.decomposition",
     "Landscape": "hessdiag.curvature.surfaces",
     "landscape": "hessdiag.curvature.landscape",
+    "Plane": "hessdiag.curvature.planes",
     "Sparsity": "hessdiag.curvature.sparsity",
     "sparsity": "hessdiag.curvature.sparsity",
     "InputError": "hessdiag.errors",
@@ -41,6 +43,7 @@ __all__ = [
     "Estimate",
     "InputError",
     "Landscape",
+    "Plane",
     "Products",
     "Profile",
     "Report",

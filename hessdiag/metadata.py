@@ -120,6 +120,7 @@ class Provenance:
         split: which part of the data.
         data_sha256: hash of the samples used.
         batch_size: examples in a microbatch.
+        trained_with: the network that was trained, if it had another activation; else None.
     """
 
     checkpoint: str | None
@@ -129,6 +130,7 @@ class Provenance:
     split: str
     data_sha256: str
     batch_size: int
+    trained_with: ModelSpec | None = None
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
 from hessdiag.curvature.sparsity import Sparsity, sparsity
 from hessdiag.errors import InputError
 from hessdiag.nets import activations
@@ -23,6 +25,7 @@ class Study:
         profile: its second derivative; None where it has no name.
         initial: the network before training, or None where not asked for.
         trained: the network with the checkpoint's weights; None without a checkpoint.
+        notes: what qualifies the two networks.
     """
 
     activation: str | None
@@ -30,12 +33,12 @@ class Study:
     profile: Profile | None
     initial: Sparsity | None
     trained: Sparsity | None
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
         """Name and β."""
-        beta = "" if self.beta is None else f"({self.beta:g})"
-        return f"{self.activation or 'activations'}{beta}"
+        return activations.label(self.activation or "activations", self.beta)
 
 
 def study(
@@ -84,7 +87,8 @@ def study(
 
         def show(part: float, whole: float) -> None:
             if on_progress is not None:
-                on_progress(done + part / whole, total, _title(at))
+                name = activations.label(at.spec.activation or at.spec.name, at.spec.beta)
+                on_progress(done + part / whole, total, name)
 
         show(0, 1)
         network = at if kind == "trained" else at.initialised(seed)
@@ -101,18 +105,27 @@ def study(
         done += 1
         return found
 
+    notes = tuple(_notes(subject, subjects, kinds))
     studies: list[Study] = []
     for at in subjects:
         name, beta = at.spec.activation, at.spec.beta
         if name is not None:
             beta = activations.settle_beta(name, beta)
         shape = None if name is None else profile(name, beta, dtype=at.dtype, threshold=threshold)
-        studies.append(Study(name, beta, shape, look("initial", at), look("trained", at)))
+        studies.append(Study(name, beta, shape, look("initial", at), look("trained", at), notes))
     if on_progress is not None:
         on_progress(total, total, "")
     return studies
 
 
-def _title(subject: Subject) -> str:
-    beta = subject.spec.beta
-    return (subject.spec.activation or subject.spec.name) + ("" if beta is None else f"({beta:g})")
+def _notes(subject: Subject, subjects: Sequence[Subject], kinds: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    if subject.checkpoint is not None and "initial" in kinds and not subject.seed_is_known:
+        found.append(
+            "the seed of training is not known: the network before training is another draw"
+        )
+    before = next((at.trained_with for at in subjects if at.trained_with is not None), None)
+    if before is not None and any(isinstance(m, _BatchNorm) for m in subject.model.modules()):
+        name = activations.label(str(before.activation), before.beta)
+        found.append(f"what if: BatchNorm's running statistics are still those of {name}")
+    return found

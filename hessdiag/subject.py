@@ -18,6 +18,8 @@ from hessdiag.metadata import Metadata, ModelSpec, Provenance
 from hessdiag.nets import checkpoints, models
 from hessdiag.nets.checkpoints import Checkpoint
 from hessdiag.seeds import stream
+from hessdiag.training.optimisation import initialise
+from hessdiag.training.recipes import RECIPES
 
 DEFAULT_SAMPLES = 512
 FRESH_MODEL, FRESH_DATA = "wrn10-1", "digits"
@@ -75,7 +77,10 @@ class Subject:
         """
         meta = self.checkpoint.metadata if self.checkpoint else None
         known = meta.seed if meta else None
-        model = models.build(self.spec, seed=stream(seed if known is None else known, "init"))
+        seed = seed if known is None else known
+        model = models.build(self.spec, seed=stream(seed, "init"))
+        if meta is not None and meta.recipe in RECIPES:
+            initialise(RECIPES[meta.recipe], model, stream(seed, "head"))
         device = next(self.model.parameters()).device
         model = model.to(device)
         models.calibrate(model, self.data.inputs[:_CALIBRATION].to(device))
@@ -91,7 +96,23 @@ class Subject:
             split=self.data.split,
             data_sha256=self.data.sha256,
             batch_size=self.batch_size,
+            trained_with=self.trained_with,
         )
+
+    @property
+    def trained_with(self) -> ModelSpec | None:
+        """The network that was trained, where it is known to have had another activation."""
+        meta = self.checkpoint.metadata if self.checkpoint else None
+        if meta is None or meta.model.activation is None:
+            return None
+        same = (meta.model.activation, meta.model.beta) == (self.spec.activation, self.spec.beta)
+        return None if same else meta.model
+
+    @property
+    def seed_is_known(self) -> bool:
+        """Whether the checkpoint tells from which weights training started."""
+        meta = self.checkpoint.metadata if self.checkpoint else None
+        return meta is not None and meta.seed is not None
 
 
 def load(

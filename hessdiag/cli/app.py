@@ -48,10 +48,17 @@ for command in (
     spectrum.spectrum,
     sparsity.sparsity,
     landscape.landscape,
-    train.train,
     doctor.doctor,
 ):
     app.command(command.__name__)(_with_reader(command))
+training = typer.Typer(cls=train.DefaultToRun, rich_markup_mode=None)
+for name, command in (
+    ("run", train.train),
+    ("resume", train.resume),
+    ("recipes", train.recipes),
+):
+    training.command(name)(_with_reader(command))
+app.add_typer(training, name="train", help="Train a network by a recipe; go on with a run.")
 
 
 def _show_version(value: bool) -> None:

@@ -120,7 +120,7 @@ def _parse(text: str | None) -> list[float]:
     if text is None:
         return []
     try:
-        return [float(item) for item in text.split(",")]
+        return list(dict.fromkeys(float(item) for item in text.split(",")))
     except ValueError as error:
         raise InputError(
             "β is not a number", got=repr(text), wanted="a number, or several as in 1,2,5,10"

@@ -6,6 +6,7 @@ network is changed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from hessdiag.curvature.functions import POWERS, Second, find_second, is_element
 from hessdiag.nets import activations
 from hessdiag.nets.curves import Curve, Elementwise
 
+Decisions = dict[nn.Module, bool]
+"""Whether a module of the user's own is an elementwise activation."""
 _REDUCTIONS = ("mean", "sum", "nanmean", "nansum")
 
 
@@ -45,7 +48,10 @@ class Call:
 
 @contextmanager
 def watching(
-    model: nn.Module, parameters: Mapping[str, Tensor], on_call: Callable[[Call], None]
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    on_call: Callable[[Call], None],
+    decided: Decisions | None = None,
 ) -> Generator[None]:
     """Call ``on_call`` before every activation call of ``model`` within the block.
 
@@ -56,8 +62,9 @@ def watching(
         model: the module that runs within the block.
         parameters: the tensors that stand for its parameters, by name.
         on_call: receives each call; what it computes is not watched.
+        decided: which of the user's own modules are activations; filled in as they are met.
     """
-    watcher = _Watcher(model, parameters, on_call)
+    watcher = _Watcher(model, parameters, on_call, {} if decided is None else decided)
     with ExitStack() as stack:
         for module in model.modules():
             before = module.register_forward_pre_hook(watcher.enter, with_kwargs=True)
@@ -70,7 +77,11 @@ def watching(
 
 class _Watcher(TorchFunctionMode):
     def __init__(
-        self, model: nn.Module, parameters: Mapping[str, Tensor], on_call: Callable[[Call], None]
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, Tensor],
+        on_call: Callable[[Call], None],
+        decided: Decisions,
     ) -> None:
         super().__init__()
         self._paths = {module: path for path, module in model.named_modules()}
@@ -79,7 +90,7 @@ class _Watcher(TorchFunctionMode):
         self._stack: list[nn.Module] = []
         self._counts: dict[str, int] = {}
         self._layers: list[str] = []
-        self._decided: dict[nn.Module, bool] = {}  # custom modules: elementwise or not
+        self._decided = decided
         self._muted_by: nn.Module | None = None
         self._power: tuple[Any, Second, str] | None = None  # its result, itself and its place
 
@@ -94,9 +105,9 @@ class _Watcher(TorchFunctionMode):
             return
         self._muted_by = module  # what is computed from here on is none of the network's calls
         path = self._paths[module]
-        if isinstance(module, activations.Activation):
+        if isinstance(module, activations.Activation) and module.name in activations.NAMES:
             curve = activations.curve(module.name, module.beta)
-            self._report(path, _with_beta(module.name, module.beta), x, curve.second, curve)
+            self._report(path, activations.label(module.name, module.beta), x, curve.second, curve)
         elif self._is_custom_activation(module, x):
             self._report(path, type(module).__name__, x, numerical(module.forward))
         else:
@@ -122,6 +133,7 @@ class _Watcher(TorchFunctionMode):
             if found is not None and self._matters(found.x):
                 place = self._place(found.name)
                 if found.name in POWERS:
+                    found = dataclasses.replace(found, x=found.x.detach().clone())  # if in place
                     result = func(*args, **kwargs)
                     self._power = result, found, place
                     return result
@@ -135,7 +147,8 @@ class _Watcher(TorchFunctionMode):
         self._power = None
 
     def _report_second(self, place: str, found: Second) -> None:
-        self._report(place, _with_beta(found.name, found.beta), found.x, found.second, found.curve)
+        label = activations.label(found.name, found.beta)
+        self._report(place, label, found.x, found.second, found.curve)
 
     def _matters(self, x: Tensor) -> bool:
         return x.is_floating_point() and x.requires_grad
@@ -167,7 +180,3 @@ class _Watcher(TorchFunctionMode):
         layers, self._layers = tuple(self._layers), []
         name = path if count == 1 else f"{path}#{count}"
         self._on_call(Call(name, label, x.detach(), second, curve, layers))
-
-
-def _with_beta(name: str, beta: float | None) -> str:
-    return name if beta is None else f"{name}({beta:g})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,8 @@ def find_second(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sec
             label, beta = _label(name, rest, options)
             return Second(label, x, curve.second, curve, beta)
     elif name == "glu":
-        gate = x.chunk(2, _first(rest, options, "dim") or -1)[1]
+        dim = _first(rest, options, "dim")
+        gate = x.chunk(2, -1 if dim is None else dim)[1]
         return Second(name, gate, curves.SIGMOID.second, curves.SIGMOID)
     elif name in _PIECEWISE_LINEAR or (name in _CLAMPS and _is_zero(_first(rest, options, "min"))):
         return Second(name, x, _FLAT.second, _FLAT)
@@ -81,12 +83,11 @@ def numerical(function: Elementwise) -> Elementwise:
     """
 
     def second(x: Tensor) -> Tensor:
-        x = x.detach().double()
-        try:
-            return _by_autograd(function, x)
-        except RuntimeError:
-            with torch.no_grad():
-                return _by_differences(function, x)
+        x = x.detach()
+        for way, wide in ((_by_autograd, x.double()), (_by_differences, x.double())):
+            with suppress(RuntimeError):
+                return way(function, wide)
+        return _by_autograd(function, x).double()  # a function that knows x's own type alone
 
     return second
 
@@ -139,6 +140,7 @@ def _by_autograd(function: Elementwise, x: Tensor) -> Tensor:
 _STEP = 1e-3  # of the difference, relative to max(1, |x|)
 
 
+@torch.no_grad()
 def _by_differences(function: Elementwise, x: Tensor) -> Tensor:
     h = _STEP * x.abs().clamp(min=1)
     values = [function(x + k * h).double() for k in (-2, -1, 0, 1, 2)]

@@ -94,8 +94,8 @@ def landscape(
             got=f"both weights and plane {plane if isinstance(plane, str) else plane.kind}",
             wanted="one of the two",
         )
-    if isinstance(plane, str) and plane not in KINDS:
-        raise unknown("plane", plane, KINDS)
+    if plane is not None and not isinstance(plane, Plane) and plane not in KINDS:
+        raise unknown("plane", str(plane), KINDS, hint="or a hessdiag.Plane")
     decomposition = Decomposition(
         model, batches, loss, params=params, bn=bn, dtype=dtype, device=device
     )

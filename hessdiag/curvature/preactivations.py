@@ -133,7 +133,7 @@ class Tally:
 
     def add(self, call: Call) -> None:
         """Count the pre-activations of one microbatch."""
-        second = call.second(call.x).abs()
+        second = call.second(call.x).to(call.x.dtype).abs()  # zero where it is in this dtype
         self.count += second.numel()
         self.nonzero += int(torch.count_nonzero(second))
         self.above += int((second > self.level).sum())

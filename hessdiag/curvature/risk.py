@@ -65,6 +65,7 @@ class EmpiricalRisk:
         self.bn = bn
         self._check_batch_norm()
         self.parameters, self._constants = self._select(params, dtype, device)
+        self._places = _places(self.model)
         first = next(iter(self.parameters.values()))
         self.dtype, self.device = first.dtype, first.device
         self.layout = Layout.of(self.parameters)
@@ -124,13 +125,14 @@ class EmpiricalRisk:
         Raises:
             InputError: the module cannot take x.
         """
-        tensors = {**self.parameters}
-        tensors.update((name, tensor.clone()) for name, tensor in self._constants.items())
+        own = {**self.parameters}
+        own.update((name, tensor.clone()) for name, tensor in self._constants.items())
+        tensors = {place: own[name] for place, name in self._places.items()}
         args = tuple(x) if isinstance(x, (tuple, list)) else () if isinstance(x, Mapping) else (x,)
         kwargs = dict(x) if isinstance(x, Mapping) else {}
         with self._evaluation_mode(), _AffineBatchNorm():
             try:
-                return functional_call(self.model, tensors, args, kwargs)
+                return functional_call(self.model, tensors, args, kwargs, tie_weights=False)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 if is_out_of_memory(error):
                     raise
@@ -221,6 +223,24 @@ class EmpiricalRisk:
         finally:
             for module, flag in flags:
                 module.training = flag
+
+
+def _places(model: nn.Module) -> dict[str, str]:
+    """Say which tensor belongs where: each place of a module once, with the tensor's first name.
+
+    A tensor may be at home in several modules, and a module have several names; torch's own tying
+    of weights would swap the tensors of such a module twice and never bring them back.
+    """
+    names = {id(tensor): name for name, tensor in model.named_buffers()}
+    names |= {id(tensor): name for name, tensor in model.named_parameters()}
+    return {
+        f"{path}.{own}".removeprefix("."): names[id(tensor)]
+        for path, module in model.named_modules()
+        for own, tensor in (
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        )
+    }
 
 
 class _AffineBatchNorm(TorchFunctionMode):

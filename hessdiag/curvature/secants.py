@@ -58,3 +58,16 @@ def secant_curvatures(
         difference = gradients[0].double() - gradients[1].double()
         values[index] = (v.double() * difference).sum() / (2 * radius)
     return values.numpy()
+
+
+def secant_rounding(decomposition: Decomposition, trace: float, radius: float) -> float:
+    """Estimate the error that rounding makes in the mean of :func:`secant_curvatures`.
+
+    Two parts: that of the gradients, ``10 ε ‖g‖/r`` with ε of the dtype, the ten for what adds up
+    within a network; and that of the displaced weights, a share ``ε rms(θ)/r`` of the trace.
+    """
+    epsilon = torch.finfo(decomposition.risk.dtype).eps
+    norm = float(decomposition.gradient().vector.norm(dtype=torch.float64))
+    weights = decomposition.layout.flatten(list(decomposition.risk.parameters.values())).detach()
+    rms = float(weights.norm(dtype=torch.float64)) / len(weights) ** 0.5
+    return epsilon * (10 * norm + rms * abs(trace)) / radius

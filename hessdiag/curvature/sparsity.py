@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hessdiag.curvature.blocks import block_norms
-from hessdiag.curvature.calls import Call, watching
+from hessdiag.curvature.calls import Call, Decisions, watching
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.losses import LossSpec
 from hessdiag.curvature.preactivations import CallSparsity, Range, Shares, Tally
@@ -34,6 +34,7 @@ class Sparsity:
         calls: in the order they run.
         block_norms: ‖N_ll‖_F of each parameter's block of N, or None where not asked for.
         threshold: τ.
+        loss_name: name of the loss behind the blocks of N.
         num_samples: examples in the data.
         num_parameters: dimension n.
         dtype: floating type computed in.
@@ -47,6 +48,7 @@ class Sparsity:
     calls: tuple[CallSparsity, ...]
     block_norms: dict[str, Estimate] | None
     threshold: float
+    loss_name: str
     num_samples: int
     num_parameters: int
     dtype: str
@@ -104,12 +106,13 @@ def sparsity(
     )
     risk = decomposition.risk
     ranges: dict[str, Range] = {}
-    num_samples = _watch(risk, lambda call: _open(ranges, call).see(call))
+    decided: Decisions = {}
+    num_samples = _watch(risk, decided, lambda call: _open(ranges, call).see(call))
     if not ranges:
         raise InputError(
-            "the network has no activations",
+            "the network has no activation that is recognised",
             got=type(risk.model).__name__,
-            wanted="a network that calls a non-linear elementwise function",
+            wanted="calls of torch's activations, or modules of one's own that act elementwise",
             hint="; ".join(_unseen(risk.model)) or None,
         )
     tallies = {name: Tally(found, threshold) for name, found in ranges.items()}
@@ -123,7 +126,7 @@ def sparsity(
             )
         tallies[call.name].add(call)
 
-    _watch(risk, count)
+    _watch(risk, decided, count)
     for tally in tallies.values():
         tally.check()
     norms = None
@@ -136,6 +139,7 @@ def sparsity(
         calls=tuple(tally.result() for tally in tallies.values()),
         block_norms=norms,
         threshold=threshold,
+        loss_name=risk.loss.name,
         num_samples=num_samples,
         num_parameters=decomposition.num_parameters,
         dtype=str(risk.dtype).removeprefix("torch."),
@@ -146,7 +150,7 @@ def sparsity(
     )
 
 
-def _watch(risk: EmpiricalRisk, on_call: Callable[[Call], None]) -> int:
+def _watch(risk: EmpiricalRisk, decided: Decisions, on_call: Callable[[Call], None]) -> int:
     """Run the network over the data once, watched; returns the number of examples.
 
     With a graph, as that tells which calls depend on the parameters.
@@ -154,7 +158,7 @@ def _watch(risk: EmpiricalRisk, on_call: Callable[[Call], None]) -> int:
     num_samples = 0
     with exact_kernels():
         for x, y in risk.microbatches():
-            with watching(risk.model, risk.parameters, on_call):
+            with watching(risk.model, risk.parameters, on_call, decided):
                 risk.forward(x)
             num_samples += len(y)
     return num_samples

@@ -16,6 +16,7 @@ from hessdiag.curvature.memory import available_bytes
 from hessdiag.errors import InputError
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
+from hessdiag.nets import activations
 
 Array = NDArray[np.float64]
 
@@ -164,9 +165,19 @@ def make_axis(resolution: int, radius: float, *, num_values: int) -> Array:
     return radius * (np.arange(resolution) * 2.0 - (resolution - 1)) / (resolution - 1)
 
 
+def has_kinks(surface: Surface) -> bool:
+    """Tell whether the surface's activation is known to have kinks."""
+    name = surface.activation
+    return name is not None and bool(activations.curve(name, surface.beta).kinks)
+
+
 def gaps(surface: Surface) -> tuple[str, ...]:
     """Note how many values are not finite, and whatever else is NaN."""
-    tables = {"loss": surface.loss, "GN norm": surface.gn_norm, "NME norm": surface.nme_norm}
+    tables = {
+        "loss": surface.loss,
+        "Gauss-Newton norm": surface.gn_norm,
+        "NME norm": surface.nme_norm,
+    }
     name = f"{surface.activation}: " if surface.activation else ""
     found = [
         f"{name}the {what} is not finite at {missing} of {table.size} points: null"

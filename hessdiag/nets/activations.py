@@ -139,6 +139,11 @@ def curve(name: str, beta: float | None = None) -> Curve:
     return ACTIVATIONS[name].curve(*() if beta is None else (beta,))
 
 
+def label(name: str, beta: float | None) -> str:
+    """Name an activation with its β, as in beta_gelu(50)."""
+    return name if beta is None else f"{name}({beta:g})"
+
+
 def settle_beta(name: str, beta: float | None) -> float | None:
     """Check β against the activation ``name``, and fill in its default.
 
@@ -160,6 +165,6 @@ def settle_beta(name: str, beta: float | None) -> float | None:
     beta = entry.default_beta if beta is None else beta
     if beta is None:
         raise InputError(f"the activation {name} needs a β", wanted="β > 0, such as 1 or 10")
-    if not (math.isfinite(beta) and beta > 0):
+    if not (isinstance(beta, (int, float)) and math.isfinite(beta) and beta > 0):
         raise InputError("β is out of range", got=beta, wanted="a finite number above 0")
     return float(beta)

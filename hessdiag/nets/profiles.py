@@ -109,6 +109,8 @@ def profile(
     """
     beta = activations.settle_beta(activation, beta)
     check_threshold(threshold)
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError("unusable dtype", got=dtype, wanted="torch.float32 or torch.float64")
     for std in stds:
         if not (math.isfinite(std) and std > 0):
             raise InputError("a standard deviation is out of range", got=std, wanted="above 0")

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from hessdiag import __version__
-from hessdiag.metadata import Provenance
+from hessdiag.metadata import ModelSpec, Provenance
 
 _NUMBERS = re.compile(r"\[\n[^\[\]{}\"]+\]")  # a string holds no newline as such
 
@@ -34,6 +34,7 @@ def origin(
             "name": of.model.name if of else None,
             "activation": of.model.activation if of else None,
             "beta": of.model.beta if of else None,
+            "trained_with": _activation(of.trained_with) if of else None,
         },
         "data": {
             "spec": of.data if of else None,
@@ -42,6 +43,10 @@ def origin(
             "sha256": of.data_sha256 if of else None,
         },
     }
+
+
+def _activation(model: ModelSpec | None) -> dict[str, Any] | None:
+    return None if model is None else {"activation": model.activation, "beta": model.beta}
 
 
 def dumps(payload: dict[str, Any]) -> str:

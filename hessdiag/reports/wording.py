@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from hessdiag.metadata import Provenance
+from hessdiag.nets import activations
 
 BARS = " ▁▂▃▄▅▆▇█"
 """Eighths of a cell, for drawing."""
@@ -33,9 +34,17 @@ def plus_minus(value: float, error: float | None) -> str:
 def title(provenance: Provenance) -> str:
     """Name the network, its activation and its data in one line."""
     model = provenance.model
-    beta = f"({model.beta:g})" if model.beta is not None else ""
-    activation = f" {model.activation}{beta}" if model.activation else ""
-    return f"{model.name}{activation} on {provenance.data} ({provenance.split})"
+    activation = f" {activations.label(model.activation, model.beta)}" if model.activation else ""
+    text = f"{model.name}{activation} on {provenance.data} ({provenance.split})"
+    return text + trained_with(provenance)
+
+
+def trained_with(provenance: Provenance) -> str:
+    """Say which activation the weights were trained with, if it was another."""
+    before = provenance.trained_with
+    if before is None or before.activation is None:
+        return ""
+    return f", what if: trained with {activations.label(before.activation, before.beta)}"
 
 
 def _short(error: float) -> str:

@@ -110,11 +110,13 @@ class FiniteRadius:
         radius: r.
         trace: mean of ``vᵀ[g(θ + rv) − g(θ − rv)]/(2r)``, which is tr H for a quadratic risk.
         excess: mean of its difference from ``vᵀHv``, probe by probe.
+        rounding: size of the error that rounding makes in both; grows as r falls.
     """
 
     radius: float
     trace: Estimate
     excess: Estimate
+    rounding: float
 
 
 @dataclass(frozen=True)

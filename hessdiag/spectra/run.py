@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.losses import LossSpec
 from hessdiag.curvature.memory import peak_bytes
-from hessdiag.curvature.secants import secant_curvatures
+from hessdiag.curvature.secants import secant_curvatures, secant_rounding
 from hessdiag.linalg.density import smooth
 from hessdiag.linalg.driver import Algorithm, drive
 from hessdiag.linalg.lanczos import LanczosResult, lanczos
@@ -199,8 +199,12 @@ def _finite_radius(
         on_pass=progress.completed,
     )
     pointwise = samples.quadratic_forms()[: settings.num_probes]
+    trace = estimate_mean(secants)
     return FiniteRadius(
-        settings.finite_radius, estimate_mean(secants), estimate_mean(secants - pointwise)
+        radius=settings.finite_radius,
+        trace=trace,
+        excess=estimate_mean(secants - pointwise),
+        rounding=secant_rounding(decomposition, trace.value, settings.finite_radius),
     )
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from hessdiag.nets.normalisation import ComposedNormalisation
 from hessdiag.training.task import Step, Task
 
 Tensors = Sequence[Tensor]
@@ -116,7 +117,8 @@ def hessian_trace(task: Task) -> Step:
 
     Source: Dauphin, Agarwala and Mobahi (2024), eq. 21 (which lacks a factor 2).
     """
-    z, loss = task.evaluate()
+    with ComposedNormalisation():
+        z, loss = task.evaluate()
     total = loss + _hessian_trace(task, loss)
     return Step(_derivative([total], task), z.detach(), loss.detach())
 
@@ -144,7 +146,8 @@ def nme_trace(task: Task) -> Step:
 
     Source: Dauphin, Agarwala and Mobahi (2024), sec. 5.2.
     """
-    z, loss = task.evaluate()
+    with ComposedNormalisation():
+        z, loss = task.evaluate()
     total = loss + _hessian_trace(task, loss)
     gradient = _derivative([total], task, retain_graph=True)
     penalty = [-tensor for tensor in _gn_trace_gradient(task, z)]
@@ -218,10 +221,10 @@ def _derivative(
 def _displaced(parameters: Tensors, move: Tensors) -> Generator[None]:
     """Move the weights within the block; afterwards they are what they were, to the bit."""
     saved = [tensor.detach().clone() for tensor in parameters]
-    with torch.no_grad():
-        for tensor, step in zip(parameters, move, strict=True):
-            tensor += step
     try:
+        with torch.no_grad():
+            for tensor, step in zip(parameters, move, strict=True):
+                tensor += step
         yield
     finally:
         with torch.no_grad():

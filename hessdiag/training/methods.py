@@ -35,6 +35,7 @@ class Regulariser:
         does: what the step descends, in a few words.
         cost: of a step in gradients, at best, with the defaults.
         defaults: the options it takes, with their default values.
+        second_derivative: whether it differentiates the gradient.
         third_derivative: whether it differentiates φ''.
     """
 
@@ -42,6 +43,7 @@ class Regulariser:
     does: str
     cost: float
     defaults: dict[str, Any] = field(default_factory=dict[str, Any])
+    second_derivative: bool = False
     third_derivative: bool = False
 
 
@@ -49,9 +51,12 @@ _PENALTY = {"rho": 0.1, "power": 1, "ablate_nme": False}
 _HESSIAN = {"sigma2": 1e-4, "kappa": None, "samples": 1, "probe": "gaussian"}
 _LABELS = {"sigma2": 2e-3, "kappa": None, "samples": 1, "straight_through": False}
 
+_SECOND = {"second_derivative": True}
+_THIRD = {"second_derivative": True, "third_derivative": True}
+
 REGULARISERS = {
     "none": Regulariser(gradients.plain, "L", 1),
-    "grad-penalty": Regulariser(gradients.grad_penalty, "L + ρ‖g‖ᵖ", 3, _PENALTY),
+    "grad-penalty": Regulariser(gradients.grad_penalty, "L + ρ‖g‖ᵖ", 3, _PENALTY, **_SECOND),
     "sam": Regulariser(gradients.sam, "L(θ + ρ ĝ)", 2, {"rho": 0.05}),
     "usam": Regulariser(gradients.usam, "L(θ + ρ g)", 2, {"rho": 0.05}),
     "asam": Regulariser(gradients.asam, "L(θ + ρ T²g/‖Tg‖), T = |θ|", 2, {"rho": 0.5}),
@@ -59,12 +64,10 @@ REGULARISERS = {
     "nso": Regulariser(
         gradients.nso, "E ½[L(θ + ε) + L(θ − ε)]", 2, {"sigma2": 1e-4, "num_pairs": 1}
     ),
-    "hessian-trace": Regulariser(
-        gradients.hessian_trace, "L + κ tr H", 9, _HESSIAN, third_derivative=True
-    ),
-    "gn-trace": Regulariser(gradients.gn_trace, "L + κ tr G", 11 / 3, _LABELS),
+    "hessian-trace": Regulariser(gradients.hessian_trace, "L + κ tr H", 9, _HESSIAN, **_THIRD),
+    "gn-trace": Regulariser(gradients.gn_trace, "L + κ tr G", 11 / 3, _LABELS, **_SECOND),
     "nme-trace": Regulariser(
-        gradients.nme_trace, "L + κ tr N", 35 / 3, _HESSIAN | _LABELS, third_derivative=True
+        gradients.nme_trace, "L + κ tr N", 35 / 3, _HESSIAN | _LABELS, **_THIRD
     ),
 }
 SURROGATES = ("augmented_relu", "diminished_gelu")
@@ -82,7 +85,9 @@ def find(name: str) -> Regulariser:
     return REGULARISERS[name]
 
 
-def settle(name: str, *, activation: str | None = None, **given: Any) -> Strengths:
+def settle(
+    name: str, *, activation: str | None = None, precision: str = "float32", **given: Any
+) -> Strengths:
     """Complete the options of the regulariser ``name`` by its defaults; None is not given.
 
     σ² stands for κ = σ²/2 in the trace penalties, so that weight noise and penalties of one σ² are
@@ -91,11 +96,12 @@ def settle(name: str, *, activation: str | None = None, **given: Any) -> Strengt
     Args:
         name: of the regulariser.
         activation: of the network, to refuse those without the derivatives that are needed.
+        precision: of the network, to refuse second derivatives in bf16.
         **given: fields of :class:`Strengths`.
 
     Raises:
         InputError: unknown regulariser; an option that it does not take; a value out of range;
-            an activation without a third derivative.
+            an activation without a third derivative, or second derivatives in bf16.
     """
     regulariser = find(name)
     chosen = {key: value for key, value in given.items() if value is not None}
@@ -119,6 +125,12 @@ def settle(name: str, *, activation: str | None = None, **given: Any) -> Strengt
             f"the regulariser {name} needs the third derivative of the activation",
             got=f"{activation}, which has none",
             hint="choose gelu, relu or another activation",
+        )
+    if regulariser.second_derivative and precision != "float32":
+        raise InputError(
+            f"the regulariser {name} needs second derivatives",
+            got=f"--precision {precision}, too coarse for them",
+            hint="use --precision float32",
         )
     values = {**regulariser.defaults, **chosen}
     if "kappa" in values and values["kappa"] is None:

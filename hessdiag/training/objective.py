@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,19 @@ class Objective:
         model: from a batch of inputs to outputs z ``(N, C)``; its mode is the caller's.
         loss: "cross-entropy" or "mse" against one-hot labels (mean over outputs too).
         label_smoothing: of cross-entropy.
+        precision: "float32", or "bf16" to run the module under autocast.
     """
 
-    def __init__(self, model: nn.Module, loss: str, *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: str,
+        *,
+        label_smoothing: float = 0.0,
+        precision: str = "float32",
+    ) -> None:
         self.model, self.name, self.label_smoothing = model, loss, label_smoothing
+        self.precision = precision
         self.parameters: list[Tensor] = [
             tensor for tensor in model.parameters() if tensor.requires_grad
         ]
@@ -43,11 +52,14 @@ class Objective:
             y: labels ``(N,)``.
             move_statistics: whether BatchNorm's running statistics take this batch in.
         """
-        if move_statistics:
+        with ExitStack() as stack:
+            if not move_statistics:
+                stack.enter_context(self.frozen_statistics())
+            if self.precision == "bf16":
+                stack.enter_context(torch.autocast(x.device.type, torch.bfloat16))
             z = self.model(x)
-        else:
-            with self.frozen_statistics():
-                z = self.model(x)
+        if self.precision == "bf16":
+            z = z.float()
         if self.name == "mse":
             return z, F.mse_loss(z, F.one_hot(y, z.shape[1]).to(z))
         return z, F.cross_entropy(z, y, label_smoothing=self.label_smoothing)

@@ -182,3 +182,40 @@ def test_the_global_switches_of_attention_are_given_back():
     dec.products(normal(dec.num_parameters))
     after = torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.flash_sdp_enabled()
     assert after == before
+
+
+class Twice(nn.Module):
+    """One module under two names, and one tensor at home in two modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.Linear(4, 4)
+        self.layers = nn.Sequential(layer, nn.GELU(), layer, nn.GELU())
+        self.up, self.down = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.down.weight = self.up.weight
+
+    def forward(self, x):
+        return self.down(torch.tanh(self.up(self.layers(x))))
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_modules_and_tensors_with_two_names_stay_what_they_are(dtype):
+    model = seeded(Twice)
+    before = dict(model.named_parameters(remove_duplicate=False))
+    batches = [(normal(6, 4), labels(6))]
+    found = [Decomposition(model, batches, dtype=dtype) for _ in range(2)]
+    traces = [dec.operator("hessian").matvec(torch.ones(dec.num_parameters)) for dec in found]
+    assert found[0].num_parameters == found[1].num_parameters == 20 + 16
+    assert torch.equal(*traces)
+    after = dict(model.named_parameters(remove_duplicate=False))
+    assert list(before) == list(after)
+    assert all(after[name] is tensor for name, tensor in before.items())
+    assert model.down.weight is model.up.weight
+
+
+def test_tied_tensors_have_the_gradient_of_both_their_uses():
+    model = seeded(Twice)
+    x, y = normal(6, 4), labels(6)
+    wanted = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), list(model.parameters()))
+    found = Decomposition(model, [(x, y)]).gradient().vector
+    torch.testing.assert_close(found, torch.cat([tensor.flatten() for tensor in wanted]))

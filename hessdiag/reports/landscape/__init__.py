@@ -4,6 +4,3 @@ from hessdiag.reports import TITLES
 
 NORMS = {"gn_norm": f"{TITLES['gn'].rsplit(' ', 1)[0]} norm", "nme_norm": "NME norm"}
 """Norms of the parts restricted to the plane, as people read them."""
-
-KINKED = ("relu", "leaky_relu")
-"""Piecewise linear activations: within one layer their NME lives on the kinks alone."""

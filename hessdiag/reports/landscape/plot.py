@@ -11,11 +11,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 
-from hessdiag.curvature.surfaces import Array, Landscape, Surface
+from hessdiag.curvature.surfaces import Array, Landscape, Surface, has_kinks
 from hessdiag.errors import printable
 from hessdiag.metadata import Provenance
 from hessdiag.reports.figures import blank
-from hessdiag.reports.landscape import KINKED, NORMS
+from hessdiag.reports.landscape import NORMS
 from hessdiag.reports.landscape.scale import Scale
 from hessdiag.reports.landscape.text import surface_name
 from hessdiag.reports.wording import title
@@ -48,9 +48,7 @@ def landscape_figure(found: Landscape, provenance: Provenance | None = None) -> 
             if row == 0:
                 axes.set_title(_TITLES[name], fontsize=11)
             if not table.any():
-                kinks = (
-                    " away from the kinks" if surface.activation in KINKED else " at every point"
-                )
+                kinks = " away from the kinks" if has_kinks(surface) else " at every point"
                 axes.text(
                     *(0.5, 0.62, f"0{kinks}"),
                     transform=axes.transAxes,

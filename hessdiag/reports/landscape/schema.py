@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hessdiag.curvature.surfaces import Landscape, Point, SampledNorm, Surface
+from hessdiag.curvature.surfaces import Landscape, Point, SampledNorm, Surface, has_kinks
 from hessdiag.metadata import Provenance
-from hessdiag.reports.landscape import KINKED, NORMS
+from hessdiag.reports.landscape import NORMS
 from hessdiag.reports.payload import finite, origin
 
 LANDSCAPE = "hessdiag.landscape/1"
@@ -63,7 +63,7 @@ def notes(found: Landscape) -> list[str]:
         name = f"{surface.activation}: " if surface.activation else ""
         for field, label in NORMS.items():
             if not getattr(surface, field).any():
-                kinked = field == "nme_norm" and surface.activation in KINKED
+                kinked = field == "nme_norm" and has_kinks(surface)
                 why = ", and no point lies on a kink" if kinked else ""
                 listed.append(f"{name}the {label} is exactly 0 at every point{why}")
     return listed

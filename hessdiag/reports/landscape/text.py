@@ -13,6 +13,7 @@ from rich.text import Text
 from hessdiag.curvature.surfaces import Array, Landscape, Surface
 from hessdiag.errors import printable
 from hessdiag.metadata import Provenance
+from hessdiag.nets import activations
 from hessdiag.reports.landscape import NORMS
 from hessdiag.reports.landscape.scale import Scale
 from hessdiag.reports.landscape.schema import notes
@@ -48,8 +49,7 @@ def _headline(found: Landscape, provenance: Provenance | None) -> Text:
 
 def surface_name(surface: Surface) -> str:
     """Name a surface's activation with its β; empty where not known."""
-    beta = f"({surface.beta:g})" if surface.beta is not None else ""
-    return f"{surface.activation}{beta}" if surface.activation else ""
+    return activations.label(surface.activation, surface.beta) if surface.activation else ""
 
 
 def _maps(surface: Surface) -> Text:

@@ -33,6 +33,7 @@ def sparsity_json(
                 num_parameters=first.num_parameters,
                 num_samples=first.num_samples,
             ),
+            "loss": {"name": first.loss_name},
             "settings": {
                 "threshold": first.threshold,
                 "seed": seed,
@@ -54,6 +55,7 @@ def notes(studies: Sequence[Study]) -> list[str]:
     found: list[str] = []
     numerical: dict[str, int] = {}
     for study in studies:
+        found += study.notes
         for network in (study.initial, study.trained):
             if network is not None:
                 found += network.notes

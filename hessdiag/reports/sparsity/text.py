@@ -18,7 +18,7 @@ from hessdiag.metadata import Provenance
 from hessdiag.nets.profiles import Interval, Profile
 from hessdiag.reports.sparsity.drawing import draw
 from hessdiag.reports.sparsity.schema import notes
-from hessdiag.reports.wording import plus_minus, title
+from hessdiag.reports.wording import plus_minus, title, trained_with
 from hessdiag.studies import Study
 
 _WIDTH, _HEIGHT = 56, 7  # of the drawing, in characters
@@ -50,6 +50,7 @@ def _headline(studies: Sequence[Study], provenance: Provenance) -> Text:
     found = studies[0].trained or studies[0].initial
     assert found is not None
     network = f"{provenance.model.name} on {provenance.data} ({provenance.split})"
+    network += trained_with(provenance)
     many = len(studies) > 1
     lines = [f"{studies[0].activation} by β in {network}" if many else title(provenance)]
     lines.append(f"{found.num_samples:,} samples, {_census(found)}")
@@ -153,7 +154,7 @@ def _calls(study: Study) -> Table:
     table.add_column("\nactivation call", overflow="fold", min_width=12)
     if mixed:
         table.add_column("\nφ", overflow="fold", min_width=7)
-    for heading in ("trained\nmean", "\nσ", "\n≠ 0 %", "\n> τ %", "mean\n|φ''|"):
+    for heading in ("trained\nmean", "\nσ", "\n≠ 0 %", "\n> τ %", "\n|φ''|"):
         table.add_column(heading, justify="right", no_wrap=True)
     if initial:
         for heading in ("init\nσ", "\n≠ 0 %", "\n> τ %"):

@@ -75,6 +75,14 @@ def notes(report: Report) -> list[str]:
                     f"{name}: {missing} of {settings.top_k} {end} eigenvalues not converged within "
                     f"{report.cost.passes[f'{name}.lanczos']} passes; see their residuals"
                 )
+    finite_radius = report.finite_radius
+    if finite_radius is not None:
+        stderr = finite_radius.excess.stderr or 0.0
+        if finite_radius.rounding > max(stderr, 0.01 * abs(finite_radius.trace.value)):
+            found.append(
+                f"rounding of about {finite_radius.rounding:.2g} drowns the curvature at radius "
+                f"{finite_radius.radius:g}; take a larger radius, or float64"
+            )
     if settings.num_probes == 1:
         found.append("one probe gives no standard error and no interval: null")
     if report.accuracy is None:

@@ -1,0 +1,178 @@
+"""A run's folder: its configuration, metrics, checkpoints and curves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hessdiag.errors import InputError
+from hessdiag.files import check_writable, write_text
+from hessdiag.training import state
+from hessdiag.training.recipes import Recipe
+from hessdiag.training.task import Strengths
+
+CONFIG, METRICS, LAST, BEST = (
+    "config.toml",
+    "metrics.jsonl",
+    "model.safetensors",
+    "best.safetensors",
+)
+CURVES = "curves.png"
+FILES = (CONFIG, METRICS, LAST, BEST, CURVES, state.CURRENT, state.PREVIOUS)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that a run is made of; two runs of one configuration are equal, bit for bit.
+
+    Attributes:
+        recipe: network, data, optimiser, schedule.
+        regulariser: name.
+        strengths: its options, complete.
+        seed: of all randomness.
+        num_samples: training examples drawn, or None for all.
+        data_root: folder of torchvision's data sets, or None.
+        save_every: steps between states; None for one an epoch.
+        on_nonfinite: "stop" or "skip", for a step whose loss or gradient is not finite.
+    """
+
+    recipe: Recipe
+    regulariser: str
+    strengths: Strengths
+    seed: int = 0
+    num_samples: int | None = None
+    data_root: str | None = None
+    save_every: int | None = None
+    on_nonfinite: str = "stop"
+
+    def to_toml(self) -> str:
+        """Lay the configuration out; None is left out."""
+        sections = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "strengths": dataclasses.asdict(self.strengths),
+        }
+        own = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in sections
+        }
+        lines = [f"{name} = {_toml(value)}" for name, value in own.items() if value is not None]
+        for section, fields in sections.items():
+            lines += ["", f"[{section}]"]
+            lines += [
+                f"{key} = {_toml(value)}" for key, value in fields.items() if value is not None
+            ]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str) -> Config:
+        """Read what ``to_toml`` wrote.
+
+        Raises:
+            InputError: it is no such thing.
+        """
+        try:
+            raw: dict[str, Any] = tomllib.loads(text)
+            recipe = {key: _tuple(value) for key, value in raw.pop("recipe").items()}
+            return cls(recipe=Recipe(**recipe), strengths=Strengths(**raw.pop("strengths")), **raw)
+        except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                "the run's configuration cannot be read", got=f"{CONFIG}: {error}"
+            ) from error
+
+
+def check_free(folder: Path, *, force: bool) -> None:
+    """Refuse a folder that holds a run, unless ``force`` says to replace it.
+
+    Raises:
+        InputError: it holds a run.
+    """
+    if not force and any((folder / name).exists() for name in FILES):
+        raise InputError(
+            "the run's folder holds a run already",
+            got=folder,
+            hint="choose another --out, or --force; to go on with it: hessdiag train resume",
+        )
+
+
+@contextmanager
+def made(folder: Path) -> Generator[None]:
+    """Make the folder of a run; what is made here goes again if the run comes to nothing.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}", got=error.strerror) from error
+    try:
+        check_writable(folder / CONFIG)
+        yield
+    except BaseException:
+        if not (folder / state.CURRENT).exists():  # nothing to go on with
+            (folder / CONFIG).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                for path in new:
+                    path.rmdir()
+        raise
+
+
+def prepare(folder: Path, config: Config) -> None:
+    """Start a run's folder afresh; what an earlier run left in it goes.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    write_text(folder / CONFIG, config.to_toml())
+
+
+def read_config(folder: Path) -> Config:
+    """Read the configuration of the run in ``folder``.
+
+    Raises:
+        InputError: there is no run, or its configuration cannot be read.
+    """
+    try:
+        text = (folder / CONFIG).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            "there is no run to go on with",
+            got=f"{folder / CONFIG}: {getattr(error, 'strerror', error)}",
+            wanted="a folder that hessdiag train made",
+        ) from error
+    return Config.from_toml(text)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read the rows that ``write_metrics`` wrote."""
+    return [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
+
+
+def write_metrics(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write all rows as JSON lines, in one step; what is not finite is null."""
+    lines = [json.dumps({key: _finite(value) for key, value in row.items()}) for row in rows]
+    write_text(folder / METRICS, "".join(line + "\n" for line in lines))
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _toml(value: Any) -> str:
+    """Write a string, number, truth value or list of them; JSON's forms are TOML's, too."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
