@@ -18,6 +18,8 @@ from hessdiag.metadata import DataSpec, Metadata, ModelSpec
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
 from hessdiag.training import loop, recipes
+from hessdiag.training.folder import Config
+from hessdiag.training.task import Strengths
 
 SPEC = ModelSpec("mlp-8", "tanh", None, 10, (1, 8, 8))
 
@@ -61,8 +63,10 @@ def trained(folder: Path, model: str, seed: int, **changes: Any) -> str:
     """Train for an epoch on a few digits."""
     changes = {"epochs": 1, "batch_size": 32, "activation": "tanh", **changes}
     recipe = replace(recipes.find("digits-wrn10-1"), model=model, **changes)
-    data, _ = loop.load_data("digits", num_samples=64, seed=0, root=None, download=False)
-    return str(loop.train(recipe, data, None, out=folder, seed=seed))
+    config = Config(recipe, "none", Strengths(), seed=seed, num_samples=64)
+    data, _ = loop.load_data(replace(config, seed=0))
+    folder.mkdir(exist_ok=True)
+    return str(loop.train(config, data, None, out=folder))
 
 
 def activations_of(model: nn.Module) -> set[str]:

@@ -7,6 +7,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image
 
 import hessdiag
@@ -47,7 +49,8 @@ def test_an_activation_alone(run: Run):
 
 def test_an_activation_alone_by_default_looks_at_a_small_wrn(run: Run):
     found = report(run, "--activation", "gelu", "--num-samples", 8)
-    assert found["model"] == {"name": "wrn10-1", "activation": "gelu", "beta": None}
+    model = {"name": "wrn10-1", "activation": "gelu", "beta": None, "trained_with": None}
+    assert found["model"] == model
     assert found["checkpoint"]["path"] is None
     (study,) = found["activations"]
     assert study["trained"] is None
@@ -85,7 +88,10 @@ def test_without_the_network_before_training(run: Run, checkpoint: Path):
 def test_a_checkpoint_with_another_activation(run: Run, checkpoint: Path):
     args = (checkpoint, "--num-samples", 20, "--activation", "beta_gelu")
     found = report(run, *args, "--beta", 3)
-    assert found["model"] == {"name": "mlp-8", "activation": "beta_gelu", "beta": 3}
+    before = {"activation": "gelu", "beta": None}
+    model = {"name": "mlp-8", "activation": "beta_gelu", "beta": 3, "trained_with": before}
+    assert found["model"] == model
+    assert "what if: trained with gelu" in run("sparsity", *args, "--beta", 3).out
     outcome = run("sparsity", *args, "--beta", "1,10")
     for words in ("beta_gelu by β", "trained", "init"):
         assert words in outcome.out
@@ -190,7 +196,10 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "probes": ((*GELU, "--num-probes", 0), "num_probes is too small"),
     "checkpoint": (("none.safetensors",), "none.safetensors.*No such file"),
     "model": (("--model", "resnet81"), "unknown model.*did you mean resnet18"),
-    "linear": (("--model", "sparse_nets:linear", "--num-samples", 9), "has no activations"),
+    "linear": (
+        ("--model", "sparse_nets:linear", "--num-samples", 9),
+        "has no activation that is recognised",
+    ),
     "factory, beta": (("--model", "sparse_nets:swishes", "--beta", 2), "chooses its own"),
     "factory, betas": (("--model", "sparse_nets:swishes", "--beta", "1,2"), "chooses its own"),
     "json": ((*GELU, "--json", "missing/r.json"), "folder does not exist"),
@@ -223,3 +232,11 @@ def test_bad_usage(run: Run, here: Path, args: tuple[Any, ...]):
 def test_a_beta_for_a_checkpoint_without_one(run: Run, checkpoint: Path):
     refused(run("sparsity", checkpoint, "--beta", 3), "gelu takes no β")
     refused(run("sparsity", checkpoint, "--activation", "beta_gelu"), "needs a β")
+
+
+def test_an_unknown_seed_of_training_is_said(run: Run, checkpoint: Path, tmp_path: Path):
+    torch.save(safetensors.torch.load_file(checkpoint), tmp_path / "plain.pt")
+    args = (tmp_path / "plain.pt", "--activation", "gelu", "--data", "digits", "--num-samples", 20)
+    assert "another draw" in run("sparsity", *args).out
+    assert "another draw" not in run("sparsity", *args, "--no-initial").out
+    assert "another draw" not in run("sparsity", checkpoint, "--num-samples", 20).out

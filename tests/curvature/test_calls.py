@@ -15,6 +15,7 @@ from torch.nn.modules import module as torch_hooks
 from hessdiag.curvature.calls import Call, watching
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.nets import activations
+from hessdiag.nets.activations import Activation
 from tests.cases import Shared, labels, normal, seeded
 from tests.curvature.test_state import assert_unchanged, snapshot
 
@@ -246,3 +247,39 @@ def test_an_exception_within_a_module_leaves_the_names_right():
                 return self.act(F.gelu(x))
 
     assert summary(seeded(Catches), X) == [("gelu", "gelu"), ("act", "tanh")]
+
+
+class InPlacePower(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.fc1(x).pow_(3))
+
+
+def test_pre_activations_of_a_power_in_place_are_those_before_it():
+    model = seeded(InPlacePower)
+    (call,) = calls_of(model, X)
+    torch.testing.assert_close(call.x, model.get_submodule("fc1")(X).detach())
+
+
+def test_an_activation_of_ours_with_a_function_of_ones_own_is_differentiated():
+    model = chain(fc1=nn.Linear(4, 4), act=Activation("mine", torch.sin), fc2=nn.Linear(4, 3))
+    (call,) = calls_of(model, X)
+    torch.testing.assert_close(call.second(call.x), -torch.sin(call.x))
+
+
+class PerChannel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((4,), 0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.prelu(x, self.weight)
+
+
+def test_a_function_that_takes_one_type_only_is_differentiated_in_it():
+    model = chain(fc1=nn.Linear(4, 4), act=PerChannel(), fc2=nn.Linear(4, 3)).float()
+    (call,) = calls_of(model, X.float())
+    assert not call.second(call.x).any()

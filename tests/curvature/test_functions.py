@@ -189,3 +189,12 @@ def test_the_tables_hold_no_wrong_name():
     names -= {"special_expit", "special_erf", "special_erfc", "log_sigmoid"}  # as C names them
     places = (F, torch, Tensor)
     assert [n for n in names if not any(hasattr(place, n) for place in places)] == []
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_of_a_gated_linear_unit_the_gate_is_the_pre_activation(dim: int):
+    x = torch.arange(24.0).view(4, 6)
+    for args, options in (((x, dim), {}), ((x,), {"dim": dim})):
+        found = find_second(F.glu, args, options)
+        assert found is not None
+        assert torch.equal(found.x, x.chunk(2, dim)[1])

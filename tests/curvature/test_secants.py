@@ -9,6 +9,7 @@ import hessdiag
 from hessdiag import Decomposition, InputError
 from hessdiag.curvature.secants import secant_curvatures
 from hessdiag.linalg.trace import Probes
+from hessdiag.reports.spectrum.schema import notes
 from hessdiag.spectra import plan
 from hessdiag.spectra.report import Settings
 from tests.cases import BY_NAME, labels, mlp, normal, seeded, split
@@ -135,3 +136,21 @@ def test_a_radius_too_far_out_says_so():
     with pytest.raises(InputError, match="cannot be evaluated at this radius") as caught:
         hessdiag.spectrum(model, batches, loss=loss, num_probes=2, finite_radius=1e300)
     assert "smaller --finite-radius" in str(caught.value)
+
+
+def test_a_radius_that_drowns_in_rounding_is_noted():
+    model = seeded(lambda: mlp(nn.GELU, 4, 8, 3))
+    for radius, noted in ((1e-3, False), (1e-9, True)):
+        report = hessdiag.spectrum(
+            model,
+            [(normal(30, 4), labels(30))],
+            dtype=torch.float32,
+            num_probes=4,
+            top_k=0,
+            density=False,
+            finite_radius=radius,
+        )
+        assert any("rounding" in note for note in notes(report)) == noted
+        found = report.finite_radius
+        assert found is not None
+        assert not noted or found.rounding > abs(found.excess.value) / 100

@@ -181,13 +181,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "bn": ({"bn": "evil"}, "unknown BatchNorm mode"),
     "loss": ({"loss": "mze"}, "unknown loss"),
     "params": ({"params": "fc9.*"}, "no trainable parameter"),
-    "after the last activation": ({"params": "2.*"}, "no activations"),
+    "after the last activation": ({"params": "2.*"}, "no activation that is recognised"),
     "no data": ({"batches": []}, "there is no data"),
     "no pair": ({"batches": [X]}, "not a pair"),
     "other inputs": ({"batches": [(X[:, :2], Y)]}, "cannot take this input"),
     "NaN inputs": ({"batches": [(X / 0, Y)]}, "not finite"),
     "overflow": ({"batches": [(X * 1e306, Y)]}, "pre-activations of 1 are not finite"),
-    "linear": ({"model": small(nn.Identity)}, "no activations"),
+    "linear": ({"model": small(nn.Identity)}, "no activation that is recognised"),
 }
 
 

@@ -1,6 +1,5 @@
 """The training loop on the digits."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,23 +15,31 @@ from hessdiag.errors import InputError
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
-from hessdiag.training import loop, recipes
-from hessdiag.training.loop import Epoch
+from hessdiag.training import folder, loop, recipes
+from hessdiag.training.folder import Config
+from hessdiag.training.run import Epoch
+from hessdiag.training.task import Strengths
 
 RECIPE = replace(recipes.find("digits-wrn10-1"), model="mlp-16", epochs=3, batch_size=32)
 
 
+def config(recipe: recipes.Recipe = RECIPE, **fields: Any) -> Config:
+    return Config(recipe, **{"regulariser": "none", "strengths": Strengths(), **fields})
+
+
 def digits(num_samples: int = 300) -> tuple[Dataset, Dataset]:
-    data, test = loop.load_data(
-        "digits", num_samples=num_samples, seed=0, root=None, download=False
-    )
+    data, test = loop.load_data(config(num_samples=num_samples))
     assert test is not None
     return data, test
 
 
-def train(out: Path, recipe: recipes.Recipe = RECIPE, **options: Any) -> checkpoints.Checkpoint:
+def train(
+    out: Path, recipe: recipes.Recipe = RECIPE, *, seed: int = 0, **options: Any
+) -> checkpoints.Checkpoint:
     data, test = digits()
-    return checkpoints.read(loop.train(recipe, data, test, out=out, **options))
+    return checkpoints.read(
+        loop.train(config(recipe, seed=seed), data, test, out=out, **options)
+    )
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -70,10 +77,10 @@ def test_the_wrn_of_the_recipe_learns_too(tmp_path: Path):
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(tmp_path: Path):
     found: list[checkpoints.Checkpoint] = []
     for number, seed in enumerate((5, 5, 6)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
+        place = tmp_path / str(number)
+        place.mkdir()
         torch.manual_seed(number)  # of no account
-        found.append(train(folder, seed=seed))
+        found.append(train(place, seed=seed))
     assert same(found[0].tensors, found[1].tensors)
     assert found[0].sha256 == found[1].sha256
     assert not same(found[0].tensors, found[2].tensors)
@@ -115,7 +122,7 @@ def test_the_weights_written_are_those_that_were_tested(tmp_path: Path):
     _, test = digits()
     right = (model.eval()(test.inputs).argmax(1) == test.targets).double().mean()
     assert epochs[-1].test_accuracy == pytest.approx(float(right), rel=1e-12)
-    assert loop.accuracy(model, test, 7) == pytest.approx(float(right), rel=1e-12)
+    assert found.metadata.metrics["test_accuracy"] == epochs[-1].test_accuracy
 
 
 def test_one_step_is_sgd_with_the_gradient_of_the_mean_loss(tmp_path: Path):
@@ -124,7 +131,7 @@ def test_one_step_is_sgd_with_the_gradient_of_the_mean_loss(tmp_path: Path):
     spec = ModelSpec("mlp-16", "gelu", None, 10, (1, 8, 8))
     model = models.build(spec, seed=stream(4, "init"))
     F.cross_entropy(model(data.inputs), data.targets).backward()
-    found = checkpoints.read(loop.train(recipe, data, None, out=tmp_path, seed=4))
+    found = checkpoints.read(loop.train(config(recipe, seed=4), data, None, out=tmp_path))
     for name, p in model.named_parameters():
         assert p.grad is not None
         torch.testing.assert_close(found.tensors[name], p.detach() - 0.3 * p.grad)
@@ -144,6 +151,7 @@ def test_divergence_is_refused_and_leaves_no_checkpoint(tmp_path: Path):
     message = refusal(lambda: train(tmp_path, replace(RECIPE, lr=1e30)))
     assert "diverged" in message
     assert "smaller --lr" in message
+    assert "in step 2 of 30" in message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,7 +159,7 @@ def test_divergence_in_the_last_step_shows_in_the_weights_alone(tmp_path: Path):
     data, _ = digits(20)
     data = replace(data, inputs=data.inputs * 1e4)
     recipe = replace(RECIPE, lr=1e38, epochs=1, batch_size=20)
-    message = refusal(lambda: loop.train(recipe, data, None, out=tmp_path))
+    message = refusal(lambda: loop.train(config(recipe), data, None, out=tmp_path))
     assert "diverged" in message
     assert list(tmp_path.iterdir()) == []
 
@@ -166,28 +174,39 @@ def test_an_interruption_leaves_no_checkpoint(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_holds_a_run_is_not_free(tmp_path: Path):
-    folder = tmp_path / "a" / "b"
-    loop.check_free(folder, force=False)
-    assert not folder.exists()  # to ask makes nothing
-    train(folder)
-    assert "holds a run already" in refusal(lambda: loop.check_free(folder, force=False))
-    loop.check_free(folder, force=True)
-    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+def test_what_a_run_writes(tmp_path: Path):
+    epochs: list[Epoch] = []
+    train(tmp_path, on_epoch=epochs.append)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted({*folder.FILES} - {folder.CONFIG, folder.CURVES})
+    rows = folder.read_metrics(tmp_path)
+    assert [Epoch(**row) for row in rows] == epochs
+    assert [row["step"] for row in rows] == [10, 20, 30]
+    assert [row["num_skipped"] for row in rows] == [0, 0, 0]
+    assert 0 < rows[-1]["lr"] < rows[0]["lr"] < RECIPE.lr  # of each epoch's last step
 
 
-def test_a_folder_made_for_a_run_that_fails_goes_again(tmp_path: Path):
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    for folder in (tmp_path / "a" / "b", kept):
-        assert "diverged" in refusal(lambda out=folder: train(out, replace(RECIPE, lr=1e30)))
-    assert list(tmp_path.iterdir()) == [kept]
+def test_the_best_epoch_is_kept(tmp_path: Path):
+    """At a learning rate that rises too far, the first of the best epochs comes before the last."""
+    epochs: list[Epoch] = []
+    recipe = replace(RECIPE, epochs=6, schedule="constant", warmup_epochs=6.0, lr=6.0)
+    last = train(tmp_path, recipe, on_epoch=epochs.append)
+    best = checkpoints.read(tmp_path / folder.BEST)
+    assert last.metadata is not None
+    assert best.metadata is not None
+    scores = [epoch.test_accuracy or 0.0 for epoch in epochs]
+    assert best.metadata.epoch == 1 + scores.index(max(scores)) < 6
+    assert best.metadata.metrics["test_accuracy"] == max(scores)
+    assert last.metadata.epoch == 6
+    assert not same(best.tensors, last.tensors)
 
 
-def test_a_file_is_no_folder(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    for name in ("file", "file/below"):
-        assert "cannot make the folder" in refusal(lambda name=name: train(tmp_path / name))
+def test_with_examples_held_out_they_choose_the_best_epoch():
+    epoch = Epoch(1, 10, 0.1, 1.0, 0.5, 0.25, 0.75, 0)
+    assert epoch.score == 0.25
+    assert replace(epoch, validation_accuracy=None).score == 0.75
+    assert replace(epoch, validation_accuracy=None, test_accuracy=None).score is None
+    assert replace(epoch, validation_accuracy=0.0).score == 0
 
 
 def test_a_last_batch_of_one_is_left_out(tmp_path: Path):
@@ -195,7 +214,7 @@ def test_a_last_batch_of_one_is_left_out(tmp_path: Path):
     epochs: list[Epoch] = []
     steps: list[tuple[int, int]] = []
     loop.train(
-        replace(RECIPE, epochs=2),
+        config(replace(RECIPE, epochs=2)),
         data,
         None,
         out=tmp_path,
@@ -208,8 +227,12 @@ def test_a_last_batch_of_one_is_left_out(tmp_path: Path):
 
 
 def test_unknown_regularisers_are_refused(tmp_path: Path):
-    assert "did you mean none" in refusal(lambda: loop.check_regulariser("non"))
-    assert "unknown regulariser" in refusal(lambda: train(tmp_path, regulariser="gn"))
+    data, test = digits()
+    unknown = config(regulariser="non")
+    message = refusal(lambda: loop.train(unknown, data, test, out=tmp_path))
+    assert "unknown regulariser" in message
+    assert "did you mean none" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_test_split_is_scaled_as_the_training_split():
@@ -225,14 +248,13 @@ def test_only_classifiers_are_trained(tmp_path: Path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
 
-    def load() -> Any:
-        return loop.load_data("soft_data:data", num_samples=None, seed=0, root=None, download=False)
-
-    assert "the recipes train classifiers" in refusal(load)
+    soft = config(replace(RECIPE, data="soft_data:data"))
+    assert "the recipes train classifiers" in refusal(lambda: loop.load_data(soft))
 
 
 def test_an_epoch_in_words():
-    assert Epoch.none().summary() == ""
-    assert math.isnan(Epoch.none().train_loss)
-    assert Epoch(1, 0.5, 0.25, None).summary() == "loss 0.5000, train accuracy 25.00%"
-    assert Epoch(1, 0.5, 0.25, 0.125).summary().endswith("test accuracy 12.50%")
+    epoch = Epoch(1, 10, 0.1, 0.5, 0.25, None, None, 0)
+    assert epoch.summary() == "loss 0.5000, train accuracy 25.00%"
+    assert replace(epoch, test_accuracy=0.125).summary().endswith("test accuracy 12.50%")
+    both = replace(epoch, validation_accuracy=0.75, test_accuracy=0.125).summary()
+    assert both.endswith(", validation accuracy 75.00%, test accuracy 12.50%")

@@ -13,7 +13,7 @@ from hessdiag.reports.payload import dumps
 
 CONTRACT = {
     "checkpoint": {"path", "sha256", "num_parameters"},
-    "model": {"name", "activation", "beta"},
+    "model": {"name", "activation", "beta", "trained_with"},
     "data": {"spec", "split", "num_samples", "sha256"},
     "loss": {"name"},
     "settings": {

@@ -30,7 +30,8 @@ def test_the_layout(checkpoint: list[Study], provenance: Provenance):
     found = payload(checkpoint, provenance)
     assert (found["schema"], found["version"]) == ("hessdiag.sparsity/1", __version__)
     assert found["checkpoint"]["num_parameters"] == 64
-    assert found["model"] == {"name": "mlp-5-4", "activation": "beta_gelu", "beta": 2.0}
+    model = {"name": "mlp-5-4", "activation": "beta_gelu", "beta": 2.0, "trained_with": None}
+    assert found["model"] == model
     assert found["data"]["num_samples"] == 9
     assert found["settings"] == {
         "threshold": 1e-3,

@@ -17,7 +17,7 @@ from hessdiag.reports.spectrum import schema
 ESTIMATE = {"value", "stderr", "ci95", "num_probes"}
 CONTRACT = {
     "checkpoint": {"path", "sha256", "num_parameters"},
-    "model": {"name", "activation", "beta"},
+    "model": {"name", "activation", "beta", "trained_with"},
     "data": {"spec", "split", "num_samples", "sha256"},
     "loss": {"name", "value", "accuracy"},
     "settings": {
@@ -41,7 +41,7 @@ CONTRACT = {
         "max_passes",
         "finite_radius",
     },
-    "finite_radius": {"radius", "trace", "excess"},
+    "finite_radius": {"radius", "trace", "excess", "rounding"},
     "gradient": {"norm", "rayleigh"},
     "checks": {"decomposition_residual", "symmetry_residual"},
     "cost": {"seconds", "passes", "products", "peak_memory_bytes"},
@@ -103,7 +103,8 @@ def test_the_numbers_are_those_of_the_report(report: Report, provenance: Provena
         "sha256": "c" * 64,
         "num_parameters": report.num_parameters,
     }
-    assert found["model"] == {"name": "mlp-5-4", "activation": "beta_gelu", "beta": 2.0}
+    model = {"name": "mlp-5-4", "activation": "beta_gelu", "beta": 2.0, "trained_with": None}
+    assert found["model"] == model
     assert found["data"] == {
         "spec": "digits",
         "split": "train",

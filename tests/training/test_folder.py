@@ -1,0 +1,280 @@
+"""A run's folder: its configuration as TOML, its metrics, and what goes when a run fails."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hessdiag.errors import InputError
+from hessdiag.training import folder, methods, state
+from hessdiag.training.folder import Config
+from hessdiag.training.recipes import RECIPES, find
+from hessdiag.training.task import Strengths
+
+CONFIG = Config(find("digits-wrn10-1"), "sam", methods.settle("sam"), seed=3)
+ROW = {"number": 1, "train_loss": 0.5, "validation_accuracy": None}
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(InputError) as caught:
+        Config.from_toml(text)
+    return str(caught.value)
+
+
+# --- configuration -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", methods.REGULARISERS)
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_every_recipe_and_regulariser_survives(recipe: Any, name: str):
+    config = Config(recipe, name, methods.settle(name))
+    assert Config.from_toml(config.to_toml()) == config
+    assert Config.from_toml(config.to_toml()).to_toml() == config.to_toml()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_samples": 5, "data_root": "a/b", "save_every": 7, "on_nonfinite": "skip"},
+        {"num_samples": None, "data_root": None, "save_every": None},
+        {"seed": -(2**40)},
+        {"data_root": ""},
+        {"strengths": Strengths(rho=1e-30, sigma2=1e30, kappa=0.1 + 0.2, straight_through=True)},
+    ],
+    ids=str,
+)
+def test_own_fields_survive(changes: dict[str, Any]):
+    config = replace(CONFIG, **changes)
+    assert Config.from_toml(config.to_toml()) == config
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": (0.5,), "std": (0.25,)},
+        {"mean": None, "std": None, "beta": None, "activation": None},
+        {"augmentation": ()},
+        {"augmentation": ("flip", "crop4"), "strengths": (("rho", 0.2), ("ablate_nme", True))},
+        {"lr": 1e-9, "weight_decay": 5e-324, "head_std": 1e22},
+        {"lr": 0.1 + 0.2, "beta": 1 / 3},
+    ],
+    ids=str,
+)
+def test_fields_of_the_recipe_survive(changes: dict[str, Any]):
+    config = replace(CONFIG, recipe=replace(CONFIG.recipe, **changes))
+    assert Config.from_toml(config.to_toml()) == config
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"quoted"',
+        "it's",
+        '"""',
+        "back\\slash\\n",
+        "tab\tnew\nline\rreturn\0null\x1bescape",
+        "délété",
+        "β-GELU ∂²",
+        "雪 🎿",
+        "a = 1\n[recipe]\n",
+        "#no comment",
+        "\u2028\u0085\ufeff",
+        "delete\x7f",
+    ],
+    ids=ascii,
+)
+def test_any_text_survives(text: str):
+    recipe = replace(CONFIG.recipe, name=text, data=text, source=text)
+    config = replace(CONFIG, recipe=recipe, data_root=text)
+    assert Config.from_toml(config.to_toml()) == config
+
+
+def test_the_configuration_survives_the_disk(tmp_path: Path):
+    config = replace(CONFIG, data_root="ü 'x' \"y\"")
+    folder.prepare(tmp_path, config)
+    assert folder.read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[recipe]", "[recpie]"),
+        ("[strengths]", "[strenghts]"),
+        ("lr = 0.1", "lr = "),
+        ("lr = 0.1", "learning_rate = 0.1"),
+        ("epochs = 15", ""),
+        ("regulariser = ", "regularizer = "),
+        ("seed = 3", "seed = 3\nsurprise = 1"),
+        ("[recipe]", "recipe = 3\n[other]"),
+        ("[strengths]", "[strengths]\nsurprise = 1"),
+        ('name = "', "name = "),
+    ],
+    ids=str,
+)
+def test_a_damaged_configuration_is_refused(old: str, new: str):
+    text = CONFIG.to_toml()
+    assert old in text
+    assert "configuration cannot be read" in refusal(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("text", ["", "\0", "recipe = 3\nstrengths = 4\n", "[recipe]", "x" * 99])
+def test_what_is_no_configuration_is_refused(text: str):
+    assert "config.toml" in refusal(text)
+
+
+def test_half_a_configuration_is_refused():
+    text = CONFIG.to_toml()
+    for length in range(0, text.index("[strengths]"), 7):
+        refusal(text[:length])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("lr = 0.1", 'lr = "fast"'),
+        ("epochs = 15", "epochs = 1.5"),
+        ("batch_size = 64", "batch_size = [64]"),
+        ("seed = 3", 'seed = "three"\nnum_samples = "many"'),
+        ("rho = 0.05", 'rho = "much"'),
+    ],
+    ids=str,
+)
+def test_values_of_a_wrong_type_are_refused(old: str, new: str):
+    text = CONFIG.to_toml()
+    assert old in text
+    refusal(text.replace(old, new, 1))
+
+
+def test_a_folder_without_a_run_is_told(tmp_path: Path):
+    (tmp_path / "bytes").mkdir()
+    (tmp_path / "bytes" / folder.CONFIG).write_bytes(b"\xff\xfe")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "deep" / folder.CONFIG).mkdir(parents=True)
+    for name in ("none", "bytes", "file", "deep"):
+        with pytest.raises(InputError, match="there is no run to go on with"):
+            folder.read_config(tmp_path / name)
+
+
+# --- metrics -----------------------------------------------------------------------------------
+
+
+def test_metrics_survive(tmp_path: Path):
+    rows = [ROW, {**ROW, "number": 2, "train_loss": 0.1 + 0.2}]
+    folder.write_metrics(tmp_path, rows)
+    assert folder.read_metrics(tmp_path) == rows
+    assert len((tmp_path / folder.METRICS).read_text().splitlines()) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [folder.METRICS]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_null(tmp_path: Path, value: float):
+    folder.write_metrics(tmp_path, [{**ROW, "train_loss": value}])
+
+    def constant(text: str) -> Any:
+        raise AssertionError(f"{text} is no JSON")
+
+    text = (tmp_path / folder.METRICS).read_text()
+    assert json.loads(text, parse_constant=constant) == {**ROW, "train_loss": None}
+
+
+def test_no_rows_make_an_empty_file(tmp_path: Path):
+    folder.write_metrics(tmp_path, [])
+    assert folder.read_metrics(tmp_path) == []
+
+
+# --- the folder --------------------------------------------------------------------------------
+
+
+def test_a_folder_that_holds_anything_of_a_run_is_not_free(tmp_path: Path):
+    place = tmp_path / "a" / "b"
+    folder.check_free(place, force=False)
+    assert not place.parent.exists()  # to ask makes nothing
+    place.mkdir(parents=True)
+    (place / "notes.txt").write_text("mine")
+    folder.check_free(place, force=False)
+    for name in folder.FILES:
+        (place / name).write_text("")
+        with pytest.raises(InputError, match=r"(?s)holds a run already.*--force.*train resume"):
+            folder.check_free(place, force=False)
+        folder.check_free(place, force=True)
+        (place / name).unlink()
+
+
+def test_preparing_cleans_up_after_an_earlier_run(tmp_path: Path):
+    for name in folder.FILES:
+        (tmp_path / name).write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    folder.prepare(tmp_path, CONFIG)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.CONFIG, "notes.txt"]
+    assert folder.read_config(tmp_path) == CONFIG
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("error", [InputError("diverged"), KeyboardInterrupt(), ValueError()])
+def test_a_run_that_comes_to_nothing_leaves_no_folder(tmp_path: Path, error: BaseException):
+    with pytest.raises(type(error)), folder.made(tmp_path / "a" / "b"):
+        folder.prepare(tmp_path / "a" / "b", CONFIG)
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_there_before_stays(tmp_path: Path):
+    place = tmp_path / "kept"
+    place.mkdir()
+    with pytest.raises(ValueError, match="no"), folder.made(place):
+        folder.prepare(place, CONFIG)
+        raise ValueError("no")
+    assert list(tmp_path.iterdir()) == [place]
+    assert list(place.iterdir()) == []
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no"), folder.made(tmp_path / "full"):
+        folder.prepare(tmp_path / "full", CONFIG)
+        raise ValueError("no")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+
+
+def test_nothing_is_left_when_metrics_and_checkpoints_were_but_no_state(tmp_path: Path):
+    """A run that ends between its first epoch's checkpoint and its first state."""
+    place = tmp_path / "run"
+    with pytest.raises(ValueError, match="no"), folder.made(place):
+        folder.prepare(place, CONFIG)
+        for name in (folder.METRICS, folder.LAST, folder.BEST):
+            (place / name).write_text("")
+        raise ValueError("no")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_with_a_state_stays(tmp_path: Path):
+    place = tmp_path / "a" / "b"
+    with pytest.raises(KeyboardInterrupt), folder.made(place):
+        folder.prepare(place, CONFIG)
+        state.save(place, {"step": 1})
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in place.iterdir()) == [folder.CONFIG, state.CURRENT]
+
+
+def test_a_run_that_ends_well_stays(tmp_path: Path):
+    with folder.made(tmp_path / "a"):
+        folder.prepare(tmp_path / "a", CONFIG)
+    assert (tmp_path / "a" / folder.CONFIG).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/below"):
+        with (
+            pytest.raises(InputError, match="cannot make the folder"),
+            folder.made(tmp_path / name),
+        ):
+            pytest.fail("it went on")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_configuration_that_cannot_be_written_is_told(tmp_path: Path):
+    (tmp_path / "run" / folder.CONFIG).mkdir(parents=True)
+    with pytest.raises(InputError), folder.made(tmp_path / "run"):
+        pytest.fail("it went on")

@@ -1,0 +1,504 @@
+"""A run that is stopped and goes on is, byte for byte, the run that was never stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hessdiag.data.datasets import Dataset
+from hessdiag.errors import InputError
+from hessdiag.seeds import stream
+from hessdiag.training import folder, loop, methods, recipes, state
+from hessdiag.training import run as runs
+from hessdiag.training.folder import Config
+from hessdiag.training.run import Epoch
+from hessdiag.training.task import Task
+
+RESULTS = (folder.LAST, folder.BEST, folder.METRICS)
+RECIPE = replace(recipes.find("digits-wrn10-1"), model="mlp-16", epochs=3, batch_size=16)
+WRN = replace(RECIPE, model="wrn10-1", epochs=2, augmentation=("flip", "crop4"))
+PER_EPOCH = 5  # 72 examples
+
+each_method = pytest.mark.parametrize("method", methods.REGULARISERS)
+
+
+class Stopped(BaseException):
+    """Raised in the middle of a run."""
+
+
+def config(method: str = "none", *, recipe: recipes.Recipe = RECIPE, **fields: Any) -> Config:
+    strengths = methods.settle(method, activation=recipe.activation)
+    return Config(recipe, method, strengths, **{"num_samples": 72, "save_every": 1, **fields})
+
+
+@cache
+def sets(num_samples: int | None) -> tuple[Dataset, Dataset]:
+    data, test = loop.load_data(config(num_samples=num_samples))
+    assert test is not None
+    return data, replace(test, inputs=test.inputs[:50], targets=test.targets[:50])
+
+
+def start(out: Path, given: Config, data: Dataset | None = None, **options: Any) -> Path:
+    out.mkdir(exist_ok=True)
+    own, test = sets(given.num_samples)
+    loop.train(given, data or own, test, out=out, **options)
+    return out
+
+
+def go_on(out: Path, given: Config, data: Dataset | None = None, **options: Any) -> Path:
+    payload, remark = state.load(out)
+    assert payload is not None
+    assert remark is None
+    return start(out, given, data, payload=payload, **options)
+
+
+def stop_at(step: int) -> Callable[[int, int], None]:
+    def on_step(done: int, _total: int) -> None:
+        if done == step:
+            raise Stopped
+
+    return on_step
+
+
+def stopped(out: Path, given: Config, step: int, data: Dataset | None = None) -> Path:
+    with pytest.raises(Stopped):
+        start(out, given, data, on_step=stop_at(step))
+    return out
+
+
+def results(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in RESULTS}
+
+
+def same_again(tmp_path: Path, given: Config, *stops: int, data: Dataset | None = None) -> None:
+    """Compare the run with one that is stopped at these steps, each time going on."""
+    whole = start(tmp_path / "whole", replace(given, save_every=None), data)
+    parts = stopped(tmp_path / "parts", given, stops[0], data)
+    for step in stops[1:]:
+        with pytest.raises(Stopped):
+            go_on(parts, given, data, on_step=stop_at(step))
+    go_on(parts, given, data)
+    assert results(parts) == results(whole)
+
+
+def bad_data(where: int = 7, value: float = 3e38) -> Dataset:
+    """Data of which one example overflows."""
+    data, _ = sets(72)
+    inputs = data.inputs.clone()
+    inputs[where] = value
+    return replace(data, inputs=inputs)
+
+
+def orders(size: int, seed: int = 0, epochs: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(stream(seed, "order"))
+    return [torch.randperm(size, generator=generator) for _ in range(epochs)]
+
+
+def bad_steps(where: int = 7) -> list[int]:
+    """The step of each epoch, from 1, whose batch holds the example ``where``."""
+    positions = [order.tolist().index(where) for order in orders(72, epochs=3)]
+    return [1 + PER_EPOCH * epoch + place // 16 for epoch, place in enumerate(positions)]
+
+
+def dropping() -> nn.Module:
+    """Make a network whose steps draw from the global random state."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.GELU(), nn.Dropout(0.3), nn.Linear(16, 10)
+    )
+
+
+# --- the same run ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("save_every", "stop"), [(1, 8), (3, 9)], ids=str)
+@each_method
+def test_every_method_goes_on_as_if_never_stopped(
+    tmp_path: Path, method: str, save_every: int, stop: int
+):
+    same_again(tmp_path, config(method, save_every=save_every), stop)
+
+
+@pytest.mark.parametrize("stops", [(1 + PER_EPOCH,), (2,), (14,), (3, 4, 9, 15)], ids=str)
+def test_any_step_may_be_the_last(tmp_path: Path, stops: tuple[int, ...]):
+    same_again(tmp_path, config("weight-noise"), *stops)
+
+
+@pytest.mark.parametrize("method", ["none", "nme-trace"])
+def test_batchnorm_and_augmentation_go_on(tmp_path: Path, method: str):
+    same_again(tmp_path, config(method, recipe=WRN, num_samples=24), 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "Adam", "amsgrad": True, "lr": 0.01, "schedule": "step", "step_epochs": 1},
+        {"optimizer": "AdamW", "lr": 0.01, "warmup_epochs": 1.5},
+        {"momentum": 0.0, "decay_norm_and_bias": False},
+        {"validation": 0.2},
+        {"loss": "mse"},
+        {"precision": "bf16"},
+        {"head_std": 0.01, "label_smoothing": 0.1},
+        {"model": "tests.training.test_resume:dropping", "activation": None},
+    ],
+    ids=str,
+)
+def test_every_kind_of_recipe_goes_on(tmp_path: Path, changes: dict[str, Any]):
+    same_again(tmp_path, config("sam", recipe=replace(RECIPE, **changes)), 8)
+
+
+def test_a_state_only_at_the_end_of_an_epoch(tmp_path: Path):
+    given = config("nso", save_every=None)
+    parts = stopped(tmp_path / "parts", given, 8)
+    payload, _ = state.load(parts)
+    assert payload is not None
+    assert payload["step"] == PER_EPOCH
+    same_again(tmp_path / "again", given, 8) if (tmp_path / "again").mkdir() else None
+    go_on(parts, given)
+    assert results(parts) == results(start(tmp_path / "whole", given))
+
+
+def test_stopped_between_the_checkpoint_and_the_state(tmp_path: Path):
+    """The metrics and the best checkpoint are of an epoch that comes once more."""
+    given = config("sam", save_every=None)
+
+    def on_epoch(epoch: Epoch) -> None:
+        if epoch.number == 2:
+            raise Stopped
+
+    parts = tmp_path / "parts"
+    with pytest.raises(Stopped):
+        start(parts, given, on_epoch=on_epoch)
+    assert len(folder.read_metrics(parts)) == 2
+    go_on(parts, given)
+    assert results(parts) == results(start(tmp_path / "whole", given))
+
+
+def test_going_on_from_the_state_before(tmp_path: Path):
+    given = config("gn-trace")
+    parts = stopped(tmp_path / "parts", given, 9)
+    current = parts / state.CURRENT
+    current.write_bytes(current.read_bytes()[:-9])
+    payload, remark = state.load(parts)
+    assert payload is not None
+    assert payload["step"] == 7
+    assert remark is not None
+    start(parts, given, payload=payload)
+    assert results(parts) == results(start(tmp_path / "whole", given))
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(tmp_path: Path):
+    whole = start(tmp_path / "whole", config())
+    before = {path.name: path.read_bytes() for path in whole.iterdir()}
+    go_on(whole, config(), on_step=lambda *_: pytest.fail("it took a step"))
+    assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
+
+
+def test_the_global_random_state_is_of_no_account(tmp_path: Path):
+    given = config("nso", recipe=replace(RECIPE, model="tests.training.test_resume:dropping"))
+    given = replace(given, recipe=replace(given.recipe, activation=None))
+    parts = stopped(tmp_path / "parts", given, 8)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    go_on(parts, given)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert results(parts) == results(start(tmp_path / "whole", given))
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def refusal(act: Callable[[], Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        act()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        config(seed=1),
+        config(save_every=2),
+        config("sam"),
+        config(recipe=replace(RECIPE, lr=0.11)),
+        config(recipe=replace(RECIPE, epochs=4)),
+    ],
+    ids=["seed", "save_every", "regulariser", "lr", "epochs"],
+)
+def test_another_configuration_is_refused(tmp_path: Path, changed: Config):
+    parts = stopped(tmp_path / "parts", config(), 8)
+    before = {path.name: path.read_bytes() for path in parts.iterdir()}
+    message = refusal(lambda: go_on(parts, changed))
+    assert "the run's configuration changed" in message
+    assert "--force" in message
+    assert {path.name: path.read_bytes() for path in parts.iterdir()} == before
+
+
+@pytest.mark.parametrize("what", ["inputs", "targets"])
+def test_other_data_is_refused(tmp_path: Path, what: str):
+    data, _ = sets(72)
+    parts = stopped(tmp_path / "parts", config(), 8)
+    tensor = getattr(data, what).clone()
+    tensor[-1] = 0 if tensor[-1].any() else 1
+    changed = replace(data, **{what: tensor})
+    message = refusal(lambda: go_on(parts, config(), changed))
+    assert "the run's training data changed" in message
+
+
+@pytest.mark.parametrize("method", [n for n, r in methods.REGULARISERS.items()])
+def test_bf16_is_for_methods_of_first_order(tmp_path: Path, method: str):
+    if methods.find(method).second_derivative:
+        message = refusal(lambda: methods.settle(method, precision="bf16"))
+        assert f"{method} needs second derivatives" in message
+        assert "float32" in message
+    else:
+        epochs: list[Epoch] = []
+        given = config(method, recipe=replace(RECIPE, precision="bf16"))
+        start(tmp_path / "run", given, on_epoch=epochs.append)
+        assert epochs[-1].train_loss < epochs[0].train_loss
+
+
+# --- what a step sees --------------------------------------------------------------------------
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, out: Path, given: Config) -> list[tuple[Tensor, Tensor]]:
+    """The batches of a run."""
+    batches: list[tuple[Tensor, Tensor]] = []
+
+    def note(objective: Any, x: Tensor, y: Tensor, *rest: Any) -> Task:
+        batches.append((x.clone(), y.clone()))
+        return Task(objective, x, y, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "Task", note)
+        start(out, given)
+    return batches
+
+
+def equal(a: list[tuple[Tensor, Tensor]], b: list[tuple[Tensor, Tensor]]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, v) and torch.equal(y, w) for (x, y), (v, w) in zip(a, b, strict=True)
+    )
+
+
+def test_runs_that_differ_in_the_method_alone_see_the_same_batches(tmp_path: Path, monkeypatch):
+    recipe = replace(RECIPE, augmentation=("flip", "crop4"), validation=0.1)
+    found = [
+        seen(monkeypatch, tmp_path / name, config(name, recipe=recipe))
+        for name in methods.REGULARISERS
+    ]
+    assert len(found[0]) == 3 * PER_EPOCH
+    assert all(equal(found[0], other) for other in found[1:])
+    other = seen(monkeypatch, tmp_path / "seed", config(recipe=recipe, seed=1))
+    assert not equal(found[0], other)
+
+
+def test_every_epoch_sees_all_examples_in_its_own_order(tmp_path: Path, monkeypatch):
+    data, _ = sets(72)
+    found = seen(monkeypatch, tmp_path, config(seed=4))
+    wanted = [index for order in orders(72, 4, epochs=3) for index in order.split(16)]
+    assert equal(found, [(data.inputs[index], data.targets[index]) for index in wanted])
+
+
+def test_a_run_that_goes_on_sees_the_batches_that_are_left(tmp_path: Path, monkeypatch):
+    recipe = replace(RECIPE, augmentation=("flip", "crop4"))
+    whole = seen(monkeypatch, tmp_path / "whole", config(recipe=recipe))
+    parts = stopped(tmp_path / "parts", config(recipe=recipe), 8)
+    batches: list[tuple[Tensor, Tensor]] = []
+
+    def note(objective: Any, x: Tensor, y: Tensor, *rest: Any) -> Task:
+        batches.append((x.clone(), y.clone()))
+        return Task(objective, x, y, *rest)
+
+    monkeypatch.setattr(runs, "Task", note)
+    go_on(parts, config(recipe=recipe))
+    assert equal(batches, whole[7:])
+
+
+def test_what_is_held_out_is_never_trained_on(tmp_path: Path):
+    data, _ = sets(72)
+    known = {row.numpy().tobytes(): index for index, row in enumerate(data.inputs)}
+    assert len(known) == 72
+    chosen: list[set[int]] = []
+    for method, seed in (("none", 0), ("sam", 0), ("none", 1)):
+        given = config(method, recipe=replace(RECIPE, validation=0.25), seed=seed)
+        run = runs.Run(given, data, None, tmp_path, torch.device("cpu"))
+        trained = {known[row.numpy().tobytes()] for row in run.inputs}
+        assert len(run.inputs) == len(trained) == 54
+        assert trained.isdisjoint(run.held_out.tolist())
+        assert trained | {*run.held_out.tolist()} == {*range(72)}
+        chosen.append(trained)
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_the_accuracy_on_what_is_held_out(tmp_path: Path):
+    given = config(recipe=replace(RECIPE, validation=0.25, epochs=1), num_samples=1000)
+    epochs: list[Epoch] = []
+    start(tmp_path, given, on_epoch=epochs.append)
+    (epoch,) = epochs
+    assert epoch.validation_accuracy is not None
+    assert epoch.validation_accuracy * 250 == pytest.approx(round(epoch.validation_accuracy * 250))
+    assert epoch.validation_accuracy == pytest.approx(epoch.test_accuracy, abs=0.15)
+
+
+@pytest.mark.parametrize("validation", [0.9, 0.99])
+def test_holding_out_all_there_is_is_refused(tmp_path: Path, validation: float):
+    given = config(recipe=replace(RECIPE, validation=validation), num_samples=5)
+    data, _ = sets(5)
+    message = refusal(lambda: loop.train(given, data, None, out=tmp_path))
+    assert "example" in message
+
+
+# --- steps that are not finite -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", [7, 30])
+def test_a_loss_that_is_not_finite_is_told_with_its_step(tmp_path: Path, where: int):
+    step = bad_steps(where)[0]
+    given = config()
+    message = refusal(lambda: start(tmp_path / "run", given, bad_data(where)))
+    assert f"not finite in step {step} of 15" in message
+    assert "--lr" in message
+    assert "--on-nonfinite skip" in message
+    if step > 1:
+        payload, _ = state.load(tmp_path / "run")
+        assert payload is not None
+        assert payload["step"] == step - 1
+        assert all(tensor.isfinite().all() for tensor in payload["model"].values())
+
+
+def test_one_bad_example_is_seen_in_time():
+    assert max(bad_steps(30)[0], bad_steps(7)[0]) > 1  # or the test above has no state to look at
+
+
+@pytest.mark.parametrize("method", ["none", "sam", "grad-penalty", "hessian-trace"])
+def test_steps_may_be_skipped(tmp_path: Path, method: str):
+    epochs: list[Epoch] = []
+    given = config(method, on_nonfinite="skip")
+    start(tmp_path, given, bad_data(), on_epoch=epochs.append)
+    assert [epoch.num_skipped for epoch in epochs] == [1, 1, 1]
+    assert [row["num_skipped"] for row in folder.read_metrics(tmp_path)] == [1, 1, 1]
+    assert epochs[-1].train_loss < epochs[0].train_loss
+    payload, _ = state.load(tmp_path)
+    assert payload is not None
+    assert all(tensor.isfinite().all() for tensor in payload["model"].values())
+
+
+def test_a_skipped_step_leaves_no_trace_in_batchnorm(tmp_path: Path):
+    given = config(recipe=replace(WRN, augmentation=()), on_nonfinite="skip")
+    start(tmp_path, given, bad_data(), on_epoch=lambda epoch: None)
+    payload, _ = state.load(tmp_path)
+    assert payload is not None
+    assert sum(row["num_skipped"] for row in folder.read_metrics(tmp_path)) == 2
+    assert all(tensor.isfinite().all() for tensor in payload["model"].values())
+
+
+def test_a_run_that_skips_goes_on_too(tmp_path: Path):
+    given = config("sam", on_nonfinite="skip")
+    same_again(tmp_path, given, bad_steps()[1] + 1, data=bad_data())
+
+
+def test_an_epoch_of_skipped_steps_alone_has_no_loss(tmp_path: Path):
+    data, _ = sets(72)
+    data = replace(data, inputs=torch.full_like(data.inputs, 3e38))
+    start(tmp_path, config(on_nonfinite="skip"), data)
+    rows = folder.read_metrics(tmp_path)
+    assert [row["num_skipped"] for row in rows] == [PER_EPOCH] * 3
+    assert [row["train_loss"] for row in rows] == [None] * 3  # 0 would be the best there is
+
+
+def test_skipping_changes_nothing_where_all_is_finite(tmp_path: Path):
+    stopping = start(tmp_path / "stop", config("sam"))
+    skipping = start(tmp_path / "skip", config("sam", on_nonfinite="skip"))
+    assert results(stopping) == results(skipping)
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+    ids=repr,
+)
+def test_too_little_memory_gives_advice(tmp_path: Path, monkeypatch, error: Exception):
+    def hungry(_: Task) -> Any:
+        raise error
+
+    entry = replace(methods.REGULARISERS["sam"], gradient=hungry)
+    monkeypatch.setitem(methods.REGULARISERS, "sam", entry)
+    message = refusal(lambda: start(tmp_path, config("sam")))
+    assert "too little memory for a training step" in message
+    assert "got: batches of 16" in message
+    assert "--batch-size 8" in message
+
+
+def test_other_errors_are_left_as_they_are(tmp_path: Path, monkeypatch):
+    def broken(_: Task) -> Any:
+        raise RuntimeError("shape mismatch")
+
+    entry = replace(methods.REGULARISERS["sam"], gradient=broken)
+    monkeypatch.setitem(methods.REGULARISERS, "sam", entry)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        start(tmp_path, config("sam"))
+
+
+# --- kill -9 -----------------------------------------------------------------------------------
+
+
+def spawn(*args: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hessdiag", "train", *map(str, args), "--quiet"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_goes_on(tmp_path: Path):
+    options: list[Any] = ["--model", "mlp-16", "--reg", "nso", "--device", "cpu"]
+    options += ["--num-samples", 256, "--batch-size", 2, "--epochs", 8, "--save-every", 1]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    with spawn(*options, "--out", whole) as process:
+        assert process.wait(120) == 0
+    draw = random.Random(0)
+    args: list[Any] = [*options, "--out", parts]
+    kills = 0
+    for _ in range(5):
+        before = (parts / state.CURRENT).read_bytes() if parts.exists() else None
+        with spawn(*args) as process:
+            deadline = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < deadline:
+                current = parts / state.CURRENT
+                if current.exists() and current.stat().st_size and before is None:
+                    break
+                if before is not None and current.exists() and current.read_bytes() != before:
+                    break
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0, 0.4))
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+            process.wait(60)
+        args = ["resume", parts, "--device", "cpu"]
+    with spawn(*args) as process:
+        assert process.wait(120) == 0
+    assert kills >= 3
+    assert results(parts) == results(whole)
+    assert [json.loads(line)["number"] for line in (parts / folder.METRICS).open()] == [
+        *range(1, 9)
+    ]
+    leftover = [path.name for path in parts.iterdir() if path.name not in folder.FILES]
+    assert all(name.startswith(".hessdiag-") for name in leftover)  # of writes that were cut short
