@@ -159,7 +159,6 @@ def train(
     folder.check_free(place, force=force)
     sets = loop.load_data(run, download=download)
     with folder.made(place):
-        folder.prepare(place, run)
         _go(run, place, sets, where, None, quiet=quiet)
 
 

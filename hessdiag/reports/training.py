@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,12 +23,14 @@ def curves_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     figure = blank(8, 3.4)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     epochs = [row["number"] for row in rows]
-    loss_axes.plot(epochs, [row["train_loss"] for row in rows], "o-", color=_COLOURS[0], ms=3)
+    loss_axes.plot(
+        epochs, [_number(row["train_loss"]) for row in rows], "o-", color=_COLOURS[0], ms=3
+    )
     loss_axes.set_yscale("log")
     loss_axes.set_ylabel("training loss")
     for (name, label), colour in zip(_ACCURACIES.items(), _COLOURS, strict=True):
         if any(row[name] is not None for row in rows):
-            values = [100 * row[name] for row in rows]
+            values = [100 * _number(row[name]) for row in rows]
             accuracy_axes.plot(epochs, values, "o-", color=colour, ms=3, label=label)
     accuracy_axes.set_ylabel("accuracy, %")
     accuracy_axes.legend(frameon=False)
@@ -35,3 +38,7 @@ def curves_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.25)
     return figure
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -15,7 +15,7 @@ from typing import Any
 from hessdiag.errors import InputError
 from hessdiag.files import check_writable, write_text
 from hessdiag.training import state
-from hessdiag.training.recipes import Recipe
+from hessdiag.training.recipes import Recipe, typed
 from hessdiag.training.task import Strengths
 
 CONFIG, METRICS, LAST, BEST = (
@@ -80,8 +80,9 @@ class Config:
         """
         try:
             raw: dict[str, Any] = tomllib.loads(text)
-            recipe = {key: _tuple(value) for key, value in raw.pop("recipe").items()}
-            return cls(recipe=Recipe(**recipe), strengths=Strengths(**raw.pop("strengths")), **raw)
+            fields: dict[str, Any] = {"activation": None, **_checked(Recipe, raw.pop("recipe"))}
+            strengths = Strengths(**_checked(Strengths, raw.pop("strengths")))
+            return cls(recipe=Recipe(**fields), strengths=strengths, **_checked(cls, raw))
         except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 "the run's configuration cannot be read", got=f"{CONFIG}: {error}"
@@ -94,7 +95,7 @@ def check_free(folder: Path, *, force: bool) -> None:
     Raises:
         InputError: it holds a run.
     """
-    if not force and any((folder / name).exists() for name in FILES):
+    if not force and _holds_a_run(folder):
         raise InputError(
             "the run's folder holds a run already",
             got=folder,
@@ -110,6 +111,7 @@ def made(folder: Path) -> Generator[None]:
         InputError: it cannot be made or written.
     """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
+    replaces = _holds_a_run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,8 +120,9 @@ def made(folder: Path) -> Generator[None]:
         check_writable(folder / CONFIG)
         yield
     except BaseException:
-        if not (folder / state.CURRENT).exists():  # nothing to go on with
-            (folder / CONFIG).unlink(missing_ok=True)
+        if not replaces and not (folder / state.CURRENT).exists():  # nothing to go on with
+            with suppress(OSError):
+                _clear(folder)
             with suppress(OSError):  # not empty
                 for path in new:
                     path.rmdir()
@@ -127,14 +130,22 @@ def made(folder: Path) -> Generator[None]:
 
 
 def prepare(folder: Path, config: Config) -> None:
-    """Start a run's folder afresh; what an earlier run left in it goes.
+    """Start a run's folder; what an earlier run left in it goes.
 
     Raises:
         InputError: it cannot be written.
     """
+    _clear(folder)
+    write_text(folder / CONFIG, config.to_toml())
+
+
+def _holds_a_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in FILES)
+
+
+def _clear(folder: Path) -> None:
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
-    write_text(folder / CONFIG, config.to_toml())
 
 
 def read_config(folder: Path) -> Config:
@@ -171,8 +182,11 @@ def _finite(value: Any) -> Any:
 
 def _toml(value: Any) -> str:
     """Write a string, number, truth value or list of them; JSON's forms are TOML's, too."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
+def _checked(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
+    """Check values against the annotations of a dataclass's fields."""
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    return {name: typed(name, value, kinds[name]) for name, value in raw.items()}

@@ -38,7 +38,7 @@ def train(
         config: the run.
         data: training examples, kept on the device.
         test: examples to report accuracy on, or None.
-        out: folder of the run, prepared by :func:`hessdiag.training.folder.prepare`.
+        out: folder of the run, there already; what an earlier run left in it goes.
         device: where to train.
         payload: a state to go on from, or None to start.
         on_step: called with (steps done, steps in all).
@@ -55,7 +55,9 @@ def train(
     forked = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked), _advising(config):
         run = Run(config, data, test, out, device)
-        if payload is not None:
+        if payload is None:
+            folder.prepare(out, config)
+        else:
             run.restore(payload)
         while run.step < run.num_steps:
             run.advance()

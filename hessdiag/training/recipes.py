@@ -209,9 +209,9 @@ def override(recipe: Recipe, *, beta: float | None = None, **changes: object) ->
         if name not in _FIELDS:
             raise unknown("field of a recipe", name, _FIELDS)
         if value is not None:
-            given[name] = _typed(name, value, _FIELDS[name])
+            given[name] = typed(name, value, _FIELDS[name])
     if "activation" in given or beta is not None:
-        given["beta"] = None if beta is None else _typed("beta", beta, "float")
+        given["beta"] = None if beta is None else typed("beta", beta, "float")
     elif factories.is_factory(given.get("model", "")):  # a factory chooses its own activation
         given |= {"activation": None, "beta": None}
     if given.get("data", recipe.data) != recipe.data:
@@ -245,10 +245,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     for key in raw:
         if key not in kinds:
             raise unknown(f"key in {path}", key, kinds)
-    return {key: _typed(key, value, kinds[key], f" in {path}") for key, value in raw.items()}
+    return {key: typed(key, value, kinds[key], f" in {path}") for key, value in raw.items()}
 
 
-def _typed(name: str, value: Any, kind: str, where: str = "") -> Any:
+def typed(name: str, value: Any, kind: str, where: str = "") -> Any:
     """Check a value against the annotation of its field; numbers and lists become what it says."""
     kind = kind.removesuffix(" | None")
     if name == "strengths":
@@ -256,7 +256,7 @@ def _typed(name: str, value: Any, kind: str, where: str = "") -> Any:
     if kind.startswith("tuple"):
         item = kind[len("tuple[") : kind.index(",")]
         if isinstance(value, list | tuple):
-            return tuple(_typed(name, one, item, where) for one in value)
+            return tuple(typed(name, one, item, where) for one in value)
         wanted = f"a list, each {_KINDS[item][1]}"
     else:
         python, wanted = _KINDS[kind]
@@ -276,7 +276,7 @@ def _pairs(value: Any, where: str) -> tuple[tuple[str, Any], ...]:
     for key in options:
         if key not in _OPTIONS:
             raise unknown(f"option in strengths{where}", str(key), _OPTIONS)
-    return tuple((key, _typed(key, one, _OPTIONS[key], where)) for key, one in options.items())
+    return tuple((key, typed(key, one, _OPTIONS[key], where)) for key, one in options.items())
 
 
 def _wrong(what: str, value: object, wanted: str) -> InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,27 +115,28 @@ class Run:
         self.model.train()
         streams = Streams(self._generator("perturbation"), self._generator("labels"))
         task = Task(self.objective, x, y, self.config.strengths, streams)
+        skips = self.config.on_nonfinite == "skip"
+        buffers = [tensor.clone() for tensor in self.model.buffers()] if skips else []
         step = self.regulariser.gradient(task)
         finite = torch.isfinite(step.loss + torch.nn.utils.get_total_norm(step.gradient))
-        if self.config.on_nonfinite == "skip" and not bool(finite):
+        if skips and not bool(finite):
             self.num_skipped += 1
+            for tensor, before in zip(self.model.buffers(), buffers, strict=True):
+                tensor.copy_(before)  # BatchNorm has taken the batch in
         else:
             self._descend(step)
             self._count(step, y)
-        self.first_bad = torch.where(
-            (self.first_bad < 0) & ~finite,
-            torch.full_like(self.first_bad, self.step),
-            self.first_bad,
-        )
+            here = torch.full_like(self.first_bad, self.step)
+            self.first_bad = torch.where((self.first_bad < 0) & ~finite, here, self.first_bad)
         self.step += 1
         if self.step % _LOOK_EVERY[self.device.type] == 0:
             self._look()
 
     def close_epoch(self) -> Epoch:
         """Measure, write metrics and checkpoints."""
-        self._look()
+        self._look(at_weights=True)
         loss, right, examples = self.totals.tolist()
-        size = max(examples, 1)
+        size = examples or math.nan  # of an epoch of skipped steps nothing is known
         held_out = tested = None
         if len(self.held_out):
             held_out = self._accuracy(self.data, self.held_out)
@@ -162,7 +164,7 @@ class Run:
 
     def save(self) -> None:
         """Write the state."""
-        self._look()
+        self._look(at_weights=True)
         state.save(
             self.out,
             {
@@ -217,14 +219,18 @@ class Run:
         self.num_skipped = 0
         self.first_bad = torch.tensor(-1, device=self.device)
 
-    def _look(self) -> None:
+    def _look(self, *, at_weights: bool = False) -> None:
         """Stop if a step was not finite; the state on disk is from before it."""
-        bad = int(self.first_bad)
-        if bad < 0 or self.config.on_nonfinite == "skip":
+        bad, what = int(self.first_bad), "a loss or gradient that is"
+        if bad < 0 and at_weights:
+            total = torch.nn.utils.get_total_norm([p.detach() for p in self.model.parameters()])
+            if not bool(torch.isfinite(total)):
+                bad, what = self.step - 1, "weights that are"
+        if bad < 0:
             return
         raise InputError(
             "training diverged",
-            got=f"a loss or gradient that is not finite in step {bad + 1} of {self.num_steps}",
+            got=f"{what} not finite in step {bad + 1} of {self.num_steps}",
             hint=f"try a smaller --lr than {self.config.recipe.lr:g}, or --on-nonfinite skip",
         )
 
@@ -246,7 +252,7 @@ class Run:
         metrics = {
             name: value
             for name in ("train_loss", "train_accuracy", "validation_accuracy", "test_accuracy")
-            if (value := getattr(epoch, name)) is not None
+            if (value := getattr(epoch, name)) is not None and math.isfinite(value)
         }
         return Metadata(
             model=self.spec,
@@ -265,6 +271,11 @@ def _split(data: Dataset, validation: float, seed: int) -> tuple[Tensor, Tensor]
     size = len(data.targets)
     held_out = round(validation * size)
     generator = torch.Generator().manual_seed(stream(seed, "validation"))
+    if size - held_out < 2:
+        raise InputError(
+            "training needs at least two examples",
+            got=f"{size - held_out} of {size}, as a share of {validation:g} is held out",
+        )
     order = torch.randperm(size, generator=generator) if held_out else torch.arange(size)
     return order[held_out:], order[:held_out]
 

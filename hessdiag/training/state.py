@@ -34,8 +34,14 @@ def save(folder: Path, payload: dict[str, Any]) -> None:
     current = folder / CURRENT
     with replacing(current) as temporary:
         temporary.write_bytes(digest + content)
-        if current.exists():
+        if current.exists() and _is_intact(current):  # a damaged one must not push a good one out
             os.replace(current, folder / PREVIOUS)
+
+
+def _is_intact(path: Path) -> bool:
+    with path.open("rb") as file:
+        digest = file.read(_DIGEST_LENGTH)
+        return hashlib.file_digest(file, "sha256").hexdigest().encode() == digest
 
 
 def load(folder: Path) -> tuple[dict[str, Any] | None, str | None]:

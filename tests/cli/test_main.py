@@ -34,7 +34,15 @@ def python(*args: str) -> subprocess.CompletedProcess[str]:
 # --- help and usage ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("args", [["--help"], *([command, "--help"] for command in COMMANDS)])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        *([command, "--help"] for command in COMMANDS),
+        *(["train", command, "--help"] for command in ("run", "resume", "recipes")),
+    ],
+    ids=" ".join,
+)
 def test_help_does_not_import_torch(args: list[str]):
     code = (
         "import sys, atexit\n"
@@ -77,6 +85,11 @@ def test_without_a_command_the_help_is_shown(run: Run):
         (["spectrum"], "(?i)Missing argument 'checkpoint'"),
         (["spectrum", "x.safetensors", "--top-k", "many"], "Invalid value for '--top-k'.*integer"),
         (["spectrum", "x.safetensors", "--top-k"], "requires an argument"),
+        (["train", "--epoch", "3"], "No such option: --epoch.*--epochs"),
+        (["train", "--epochs", "many"], "Invalid value for '--epochs'.*integer"),
+        (["train", "surprise"], "unexpected extra argument.*surprise"),
+        (["train", "resume"], "(?i)Missing argument 'run'"),
+        (["train", "resume", "x", "--lr", "1"], "No such option: --lr"),
     ],
 )
 def test_bad_usage(run: Run, args: list[str], words: str):

@@ -1,4 +1,4 @@
-"""``hessdiag train`` and ``hessdiag demo``."""
+"""``hessdiag train``, ``train resume``, ``train recipes`` and ``hessdiag demo``."""
 
 import json
 import re
@@ -8,9 +8,19 @@ from typing import Any
 import pytest
 
 from hessdiag.nets import checkpoints
+from hessdiag.training import folder, loop, methods, state
+from hessdiag.training.recipes import RECIPES
 from tests.cli.conftest import FAST, Run, images
 from tests.cli.test_bad_input import refused
 
+FILES = [
+    "best.safetensors",
+    "config.toml",
+    "curves.png",
+    "metrics.jsonl",
+    "model.safetensors",
+    "state.pt",
+]
 TINY = ("--model", "mlp-8", "--epochs", 1, "--num-samples", 64)
 
 
@@ -19,7 +29,7 @@ def test_the_path_goes_to_stdout_and_talk_to_stderr(run: Run, here: Path):
     assert outcome.code == 0
     assert outcome.out == "a/b/model.safetensors\n"
     assert re.match(r"epoch 1: loss \d\.\d+, train accuracy .*, test accuracy", outcome.err)
-    assert [path.name for path in (here / "a/b").iterdir()] == ["model.safetensors"]
+    assert sorted(path.name for path in (here / "a/b").iterdir()) == FILES
 
 
 def test_quiet_prints_nothing(run: Run, here: Path):
@@ -37,8 +47,8 @@ def test_the_path_is_printed_as_it_is(run: Run, here: Path, name: str):
 
 def test_the_default_folder_names_recipe_regulariser_and_time(run: Run, here: Path):
     assert run("train", *TINY).code == 0
-    (folder,) = (here / "runs").iterdir()
-    assert re.fullmatch(r"digits-wrn10-1-none-\d{8}-\d{6}", folder.name)
+    (place,) = (here / "runs").iterdir()
+    assert re.fullmatch(r"digits-wrn10-1-none-\d{8}-\d{6}", place.name)
 
 
 def test_a_run_is_not_replaced_without_force(run: Run, here: Path):
@@ -74,8 +84,25 @@ def test_options_override_the_recipe_and_reach_the_metadata(run: Run, here: Path
         (("--lr", "nan"), "lr is out of range"),
         (("--beta", 2), "takes no β"),
         (("--num-samples", 5000), "samples is out of range"),
-        (("--lr", 1e30, "--epochs", 2), "diverged.*smaller --lr"),
+        (("--lr", 1e30, "--batch-size", 16), "diverged.*step 2 of 4.*smaller --lr"),
         (("--lr", 1e39), "diverged|lr is out of range"),  # beyond float32
+        (("--recipe", ""), "unknown recipe"),
+        (("--reg", "hessian_trace"), "unknown regulariser.*did you mean hessian-trace"),
+        (("--reg", ""), "unknown regulariser"),
+        (("--optimizer", "sdg"), "unknown optimizer.*did you mean sgd"),
+        (("--precision", "bf61"), "unknown precision.*did you mean bf16"),
+        (("--on-nonfinite", "skpi"), "unknown --on-nonfinite.*did you mean skip"),
+        (("--save-every", 0), "--save-every is too small"),
+        (("--num-samples", 0), "--num-samples is too small"),
+        (("--num-samples", 1), "at least two examples"),
+        (("--reg", "sam", "--rho", -1), "--rho is out of range"),
+        (("--reg", "sam", "--rho", "nan"), "--rho is out of range"),
+        (("--reg", "grad-penalty", "--power", 3), "--power is out of range.*1 or 2"),
+        (("--reg", "nso", "--num-pairs", 0), "--num-pairs is too small"),
+        (("--reg", "hessian-trace", "--probe", "gausian"), "unknown.*did you mean gaussian"),
+        (("--reg", "gn-trace", "--sigma2", 1, "--kappa", 1), "say the same thing"),
+        (("--reg", "nme-trace", "--activation", "augmented_relu"), "third derivative"),
+        (("--reg", "gn-trace", "--precision", "bf16"), "second derivatives.*float32"),
     ],
     ids=str,
 )
@@ -135,15 +162,331 @@ def test_the_recipe_itself_trains_a_wrn(run: Run, here: Path):
     assert found["model"]["activation"] == "gelu"
 
 
+# --- methods -----------------------------------------------------------------------------------
+
+VALUES: dict[str, tuple[Any, ...]] = {
+    "rho": (0.2,),
+    "power": (2,),
+    "ablate_nme": (),
+    "sigma2": (0.01,),
+    "kappa": (0.02,),
+    "samples": (2,),
+    "probe": ("rademacher",),
+    "straight_through": (),
+    "num_pairs": (2,),
+}
+
+
+@pytest.mark.parametrize("method", methods.REGULARISERS)
+def test_every_method_trains(run: Run, here: Path, method: str):
+    outcome = run("train", *TINY, "--batch-size", 32, "--reg", method, "--out", "run")
+    assert outcome.code == 0, outcome.err
+    config = folder.read_config(here / "run")
+    assert (config.regulariser, config.strengths) == (method, methods.settle(method))
+    meta = checkpoints.read(here / "run/model.safetensors").metadata
+    assert meta is not None
+    assert meta.regulariser == method
+
+
+@pytest.mark.parametrize("method", methods.REGULARISERS)
+def test_options_reach_the_method(run: Run, here: Path, method: str, monkeypatch):
+    monkeypatch.setattr(loop, "load_data", lambda config, **_: pytest.fail(config.to_toml()))
+    given = {key: (*values, True)[0] for key, values in VALUES.items()}
+    given = {key: given[key] for key in methods.find(method).defaults if key != "kappa"}
+    args = [arg for key in given for arg in (methods.OPTIONS[key], *VALUES[key])]
+    with pytest.raises(pytest.fail.Exception) as caught:
+        run("train", "--reg", method, *args)
+    config = folder.Config.from_toml(str(caught.value))
+    assert config.strengths == methods.settle(method, **given)
+
+
+@pytest.mark.parametrize("method", methods.REGULARISERS)
+def test_options_that_a_method_does_not_take_are_refused(run: Run, here: Path, method: str):
+    for key, option in methods.OPTIONS.items():
+        if key not in methods.find(method).defaults:
+            outcome = run("train", *TINY, "--reg", method, option, *VALUES[key])
+            refused(outcome, f"the regulariser {method} does not take {option}")
+            assert outcome.err.count("error:") == 1
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "method", "strengths"),
+    [
+        ((), "nso", {"sigma2": 1e-4, "num_pairs": 1}),
+        (("--num-pairs", 3), "nso", {"sigma2": 1e-4, "num_pairs": 3}),
+        (("--reg", "nso", "--sigma2", 0.5), "nso", {"sigma2": 0.5, "num_pairs": 1}),
+        (("--reg", "weight-noise"), "weight-noise", {}),
+        (("--reg", "none"), "none", {}),
+    ],
+    ids=str,
+)
+def test_a_recipe_may_bring_its_method(
+    run: Run, monkeypatch, args: tuple[Any, ...], method: str, strengths: dict[str, Any]
+):
+    monkeypatch.setattr(loop, "load_data", lambda config, **_: pytest.fail(config.to_toml()))
+    with pytest.raises(pytest.fail.Exception) as caught:
+        run("train", "--recipe", "finetune-resnet34", *args)
+    config = folder.Config.from_toml(str(caught.value))
+    assert (config.regulariser, config.strengths) == (method, methods.settle(method, **strengths))
+
+
+def test_precision_bf16(run: Run, here: Path):
+    args = ("--reg", "sam", "--precision", "bf16", "--out", "run")
+    assert run("train", *TINY, *args).code == 0
+    assert folder.read_config(here / "run").recipe.precision == "bf16"
+    tensors = checkpoints.read(here / "run/model.safetensors").tensors
+    assert {str(tensor.dtype) for tensor in tensors.values()} == {"torch.float32"}
+
+
+# --- configuration files -----------------------------------------------------------------------
+
+
+def test_a_configuration_file_is_overridden_by_options(run: Run, here: Path):
+    (here / "mine.toml").write_text(
+        'model = "mlp-8"\nepochs = 1\nlr = 0.02\nbatch_size = 16\naugmentation = ["flip"]\n'
+        'regulariser = "sam"\nrho = 0.3\n'
+    )
+    args = ("train", "--config", "mine.toml", "--num-samples", 32)
+    assert run(*args, "--out", "a").code == 0
+    config = folder.read_config(here / "a")
+    assert (config.recipe.model, config.recipe.epochs, config.recipe.lr) == ("mlp-8", 1, 0.02)
+    assert (config.recipe.batch_size, config.recipe.augmentation) == (16, ("flip",))
+    assert (config.regulariser, config.strengths.rho) == ("sam", 0.3)
+    assert run(*args, "--lr", 0.05, "--rho", 0.1, "--model", "mlp-9", "--out", "b").code == 0
+    config = folder.read_config(here / "b")
+    assert (config.recipe.model, config.recipe.lr, config.strengths.rho) == ("mlp-9", 0.05, 0.1)
+    assert config.recipe.batch_size == 16
+    assert run(*args, "--reg", "asam", "--out", "c").code == 0
+    config = folder.read_config(here / "c")
+    assert (config.regulariser, config.strengths.rho) == ("asam", 0.3)
+
+
+def test_a_table_of_strengths_counts(run: Run, here: Path):
+    (here / "mine.toml").write_text('regulariser = "sam"\n[strengths]\nrho = 0.3\n')
+    args = ("train", *TINY, "--config", "mine.toml")
+    assert run(*args, "--out", "a").code == 0
+    assert folder.read_config(here / "a").strengths.rho == 0.3
+    assert run(*args, "--rho", 0.2, "--out", "b").code == 0
+    assert folder.read_config(here / "b").strengths.rho == 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lr = ", "is no TOML"),
+        ("learning_rate = 0.1", "unknown key in mine.toml"),
+        ("epohcs = 3", "did you mean epochs"),
+        ('lr = "fast"', "lr in mine.toml has the wrong type"),
+        ("lr = -1", "lr is out of range"),
+        ('regulariser = "smm"', "unknown regulariser"),
+        ('regulariser = "none"\nrho = 0.1', "none does not take --rho"),
+        ('regulariser = "sam"\nrho = -1', "--rho is out of range"),
+        ('augmentation = ["flop"]', "unknown augmentation.*did you mean flip"),
+        ("[strengths]\nrhoo = 1", "did you mean rho"),
+        ("[strengths]\nrho = 1", "does not take --rho"),
+    ],
+    ids=str,
+)
+def test_a_bad_configuration_file(run: Run, here: Path, text: str, words: str):
+    (here / "mine.toml").write_text(text)
+    refused(run("train", *TINY, "--config", "mine.toml", "--out", "run"), words)
+    assert [path.name for path in here.iterdir()] == ["mine.toml"]
+
+
+def test_a_missing_configuration_file(run: Run, here: Path):
+    refused(run("train", *TINY, "--config", "none.toml"), "cannot read the file none.toml")
+
+
+def test_recipes_lists_them_all(run: Run):
+    outcome = run("train", "recipes")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [line.partition(":")[0] for line in outcome.out.splitlines()] == [*RECIPES]
+
+
+# --- going on ----------------------------------------------------------------------------------
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in place.iterdir()}
+
+
+class Stopped(KeyboardInterrupt):
+    """An interruption at a chosen step."""
+
+
+def stopped(run: Run, monkeypatch: pytest.MonkeyPatch, step: int, *args: Any) -> None:
+    """Train, and interrupt it."""
+    real = loop.train
+
+    def train(*positional: Any, on_step: Any, **options: Any) -> Path:
+        def interrupt(done: int, total: int) -> None:
+            on_step(done, total)
+            if done == step:
+                raise Stopped
+
+        return real(*positional, on_step=interrupt, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", train)
+        outcome = run("train", *args)
+    assert (outcome.code, outcome.out) == (130, "")
+    assert "Traceback" not in outcome.err
+
+
+LONGER = (*TINY[:2], "--epochs", 3, "--num-samples", 64, "--batch-size", 16, "--reg", "nso")
+
+
+@pytest.mark.parametrize("options", [(), ("--save-every", 1)], ids=str)
+def test_an_interrupted_run_goes_on(run: Run, here: Path, monkeypatch, options: tuple[Any, ...]):
+    assert run("train", *LONGER, *options, "--out", "whole").code == 0
+    stopped(run, monkeypatch, 7, *LONGER, *options, "--out", "parts")
+    assert "curves.png" not in contents(here / "parts")
+    outcome = run("train", "resume", "parts")
+    assert (outcome.code, outcome.out) == (0, "parts/model.safetensors\n")
+    assert outcome.err.startswith("epoch 3: loss")
+    whole, parts = contents(here / "whole"), contents(here / "parts")
+    for name in ("model.safetensors", "best.safetensors", "metrics.jsonl", "config.toml"):
+        assert whole[name] == parts[name]
+    assert parts["curves.png"].startswith(b"\x89PNG")
+
+
+def test_a_run_stopped_before_its_first_state_leaves_nothing(run: Run, here: Path, monkeypatch):
+    stopped(run, monkeypatch, 3, *LONGER, "--out", "a/run")
+    assert list(here.iterdir()) == []
+
+
+def test_a_factorys_run_goes_on(run: Run, here: Path, monkeypatch):
+    (here / "resumable_nets.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    stopped(run, monkeypatch, 7, *LONGER, "--model", "resumable_nets:net", "--out", "run")
+    outcome = run("train", "resume", "run")
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_finished_run_stays_as_it_is(run: Run, here: Path):
+    assert run("train", *TINY, "--out", "run").code == 0
+    before = contents(here / "run")
+    outcome = run("train", "resume", "run")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "run/model.safetensors\n", "")
+    assert contents(here / "run") == before
+    assert run("train", "resume", "run", "--quiet").out == ""
+
+
+def test_without_its_state_a_run_starts_from_the_beginning(run: Run, here: Path):
+    assert run("train", *TINY, "--out", "run").code == 0
+    before = contents(here / "run")
+    (here / "run/state.pt").unlink()
+    outcome = run("train", "resume", "run")
+    assert outcome.code == 0
+    assert outcome.err.startswith("note: no state was written yet; starting from the beginning\n")
+    after = contents(here / "run")
+    assert after.keys() == before.keys()
+    for name in ("model.safetensors", "best.safetensors", "metrics.jsonl", "config.toml"):
+        assert after[name] == before[name]
+
+
+def test_a_damaged_state_is_told_and_the_one_before_taken(run: Run, here: Path, monkeypatch):
+    assert run("train", *LONGER, "--out", "whole").code == 0
+    assert run("train", *LONGER, "--out", "parts").code == 0
+    path = here / "parts" / state.CURRENT
+    path.write_bytes(path.read_bytes()[:-1])
+    outcome = run("train", "resume", "parts")
+    assert outcome.code == 0
+    assert outcome.err.startswith("note: state.pt is damaged")
+    whole, parts = contents(here / "whole"), contents(here / "parts")
+    for name in ("model.safetensors", "best.safetensors", "metrics.jsonl"):
+        assert whole[name] == parts[name]
+
+
+def test_only_damaged_states(run: Run, here: Path):
+    assert run("train", *TINY, "--out", "run").code == 0
+    (here / "run/state.pt").write_bytes(b"")
+    before = contents(here / "run")
+    refused(run("train", "resume", "run"), "state cannot be read.*state.pt is damaged.*--force")
+    assert contents(here / "run") == before
+
+
+def test_what_is_no_run_cannot_go_on(run: Run, here: Path):
+    refused(run("train", "resume", "none"), "no run to go on with.*none.*No such file")
+    (here / "run").mkdir()
+    refused(run("train", "resume", "run"), "no run to go on with")
+    (here / "run/config.toml").write_text("lr = ")
+    refused(run("train", "resume", "run"), "configuration cannot be read")
+    outcome = run("train", "resume")
+    assert outcome.code == 2
+    assert "Missing argument" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("lr = 0.1", "lr = 0.2"), ("seed = 0", "seed = 1")], ids=str
+)
+def test_a_changed_run_cannot_go_on(run: Run, here: Path, old: str, new: str):
+    assert run("train", *TINY, "--out", "run").code == 0
+    config = here / "run/config.toml"
+    text = config.read_text("utf-8")
+    assert old in text
+    config.write_text(text.replace(old, new, 1), "utf-8")
+    refused(run("train", "resume", "run"), "configuration changed.*undo the change")
+
+
+def test_changed_data_cannot_go_on(run: Run, here: Path):
+    args = ("--data", images(here / "own.npz"), "--model", "mlp-8", "--epochs", 1, "--out", "run")
+    assert run("train", *args).code == 0
+    images(here / "own.npz", num_samples=31)
+    refused(run("train", "resume", "run"), "training data changed")
+
+
+def test_a_refused_run_spares_the_one_it_was_to_replace(run: Run, here: Path):
+    """A mistyped network must not cost an earlier run, although it may be replaced."""
+    assert run("train", *TINY, "--out", "run").code == 0
+    before = contents(here / "run")
+    for args, words in (
+        (("--lr", -1), "out of range"),
+        (("--data", "none.npz"), "does not exist"),
+        (("--model", "mlp-x"), "mlp-x"),
+        (("--activation", "rleu"), "unknown activation"),
+    ):
+        refused(run("train", *TINY, "--out", "run", "--force", *args), words)
+        assert contents(here / "run") == before, args
+
+
+def test_holding_out_all_examples_is_refused(run: Run, here: Path):
+    (here / "mine.toml").write_text("validation = 0.9\n")
+    args = ("--config", "mine.toml", "--num-samples", 3, "--out", "run")
+    refused(run("train", *TINY, *args), "example")
+
+
+def test_divergence_keeps_the_last_good_state(run: Run, here: Path):
+    args = ("--lr", 1e30, "--epochs", 3, "--reg", "sam", "--out", "run")
+    refused(run("train", *TINY, *args), "diverged.*in step 2 of 3")
+    before = contents(here / "run")
+    payload, _ = state.load(here / "run")
+    assert payload is not None
+    assert payload["step"] == 1
+    refused(run("train", "resume", "run"), "diverged.*in step 2 of 3")  # the same, of course
+    assert contents(here / "run") == before
+
+
+def test_skipped_steps_are_counted(run: Run, here: Path):
+    args = ("--lr", 1e30, "--on-nonfinite", "skip", "--batch-size", 16, "--epochs", 2)
+    outcome = run("train", *TINY, *args, "--out", "run")
+    assert outcome.code == 0, outcome.err
+    rows = folder.read_metrics(here / "run")
+    assert 0 < rows[0]["num_skipped"] <= rows[1]["num_skipped"] == 4
+
+
+# --- the demo ----------------------------------------------------------------------------------
+
+
 @pytest.mark.slow
 def test_the_demo(run: Run, here: Path):
     outcome = run("demo")
     assert outcome.code == 0, outcome.err
-    assert sorted(path.name for path in (here / "runs/demo").iterdir()) == [
-        "model.safetensors",
-        "spectrum.json",
-        "spectrum.png",
-    ]
+    assert sorted(path.name for path in (here / "runs/demo").iterdir()) == sorted(
+        [*FILES, "state-previous.pt", "spectrum.json", "spectrum.png"]
+    )
     for words in ("$ hessdiag train", "$ hessdiag spectrum", "NME N", "Nonlinear Modeling Error"):
         assert words in outcome.out
     found = json.loads((here / "runs/demo/spectrum.json").read_text("utf-8"))

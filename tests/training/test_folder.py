@@ -213,47 +213,48 @@ def test_preparing_cleans_up_after_an_earlier_run(tmp_path: Path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def fail(place: Path, error: BaseException, *names: str) -> None:
+    """Start a run that writes these files and fails."""
+    with folder.made(place):
+        folder.prepare(place, CONFIG)
+        for name in names:
+            (place / name).write_text("")
+        raise error
+
+
 @pytest.mark.parametrize("error", [InputError("diverged"), KeyboardInterrupt(), ValueError()])
 def test_a_run_that_comes_to_nothing_leaves_no_folder(tmp_path: Path, error: BaseException):
-    with pytest.raises(type(error)), folder.made(tmp_path / "a" / "b"):
-        folder.prepare(tmp_path / "a" / "b", CONFIG)
-        raise error
+    with pytest.raises(type(error)):
+        fail(tmp_path / "a" / "b", error)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_there_before_stays(tmp_path: Path):
     place = tmp_path / "kept"
     place.mkdir()
-    with pytest.raises(ValueError, match="no"), folder.made(place):
-        folder.prepare(place, CONFIG)
-        raise ValueError("no")
+    with pytest.raises(ValueError, match="no"):
+        fail(place, ValueError("no"))
     assert list(tmp_path.iterdir()) == [place]
     assert list(place.iterdir()) == []
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="no"), folder.made(tmp_path / "full"):
-        folder.prepare(tmp_path / "full", CONFIG)
-        raise ValueError("no")
+    with pytest.raises(ValueError, match="no"):
+        fail(tmp_path / "full", ValueError("no"))
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
 def test_nothing_is_left_when_metrics_and_checkpoints_were_but_no_state(tmp_path: Path):
     """A run that ends between its first epoch's checkpoint and its first state."""
     place = tmp_path / "run"
-    with pytest.raises(ValueError, match="no"), folder.made(place):
-        folder.prepare(place, CONFIG)
-        for name in (folder.METRICS, folder.LAST, folder.BEST):
-            (place / name).write_text("")
-        raise ValueError("no")
+    with pytest.raises(ValueError, match="no"):
+        fail(place, ValueError("no"), folder.METRICS, folder.LAST, folder.BEST)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_with_a_state_stays(tmp_path: Path):
     place = tmp_path / "a" / "b"
-    with pytest.raises(KeyboardInterrupt), folder.made(place):
-        folder.prepare(place, CONFIG)
-        state.save(place, {"step": 1})
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        fail(place, KeyboardInterrupt(), state.CURRENT)
     assert sorted(path.name for path in place.iterdir()) == [folder.CONFIG, state.CURRENT]
 
 

@@ -37,9 +37,7 @@ def train(
     out: Path, recipe: recipes.Recipe = RECIPE, *, seed: int = 0, **options: Any
 ) -> checkpoints.Checkpoint:
     data, test = digits()
-    return checkpoints.read(
-        loop.train(config(recipe, seed=seed), data, test, out=out, **options)
-    )
+    return checkpoints.read(loop.train(config(recipe, seed=seed), data, test, out=out, **options))
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -1,5 +1,6 @@
 """The state on disk: whatever happens to it, one good state is found or the damage is told."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -143,8 +144,6 @@ def test_nothing_written_is_no_error(tmp_path: Path):
 
 
 def test_a_good_checksum_over_no_state_is_damage_too(tmp_path: Path):
-    import hashlib
-
     content = b"no state"
     digest = hashlib.sha256(content).hexdigest().encode()
     (tmp_path / state.CURRENT).write_bytes(digest + content)
@@ -179,9 +178,10 @@ def test_an_interrupted_save_leaves_a_good_state(
     tmp_path: Path, monkeypatch, before: tuple[int, ...], owner: Any, name: str, after: bool
 ):
     steps(tmp_path, *before)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         killing(patch, owner, name, after=after)
-        steps(tmp_path, 9)
+        with pytest.raises(Killed):
+            steps(tmp_path, 9)
     found, _ = state.load(tmp_path)
     assert found is not None
     assert equal(found, payload(found["step"]))
@@ -198,9 +198,10 @@ def test_a_damaged_state_does_not_push_the_good_one_out(
     """After a fall-back, a process that dies in its first save must leave a good state, too."""
     steps(tmp_path, 1, 2)
     truncate(tmp_path / state.CURRENT)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         killing(patch, owner, name, after=name == "replace" and owner is os)
-        steps(tmp_path, 3)
+        with pytest.raises(Killed):
+            steps(tmp_path, 3)
     found, _ = state.load(tmp_path)
     assert found is not None
     assert found["step"] in (1, 3)
