@@ -37,9 +37,19 @@ def replacing(path: str | os.PathLike[str]) -> Generator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` to ``path`` in one step."""
+    """Write ``text`` to ``path`` in one step.
+
+    Raises:
+        InputError: it cannot be written, or holds what is no Unicode, as from a file's odd name.
+    """
+    try:
+        content = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"cannot write {path}", got=f"a text that is no Unicode: {error}"
+        ) from error
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -33,7 +33,8 @@ def curves_figure(rows: Sequence[dict[str, Any]]) -> Figure:
             values = [100 * _number(row[name]) for row in rows]
             accuracy_axes.plot(epochs, values, "o-", color=colour, ms=3, label=label)
     accuracy_axes.set_ylabel("accuracy, %")
-    accuracy_axes.legend(frameon=False)
+    if accuracy_axes.lines:
+        accuracy_axes.legend(frameon=False)
     for axes in (loss_axes, accuracy_axes):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.25)

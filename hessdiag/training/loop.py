@@ -114,5 +114,5 @@ def _advising(config: Config) -> Generator[None]:
         raise InputError(
             "there is too little memory for a training step",
             got=f"batches of {batch}",
-            hint=f"try --batch-size {max(batch // 2, 2)}",
+            hint=f"try --batch-size {batch // 2}" if batch > 3 else "try a smaller network",
         ) from error

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hessdiag.data.datasets import Dataset
 from hessdiag.errors import InputError
+from hessdiag.linalg.vectors import all_finite
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
@@ -222,17 +223,19 @@ class Run:
     def _look(self, *, at_weights: bool = False) -> None:
         """Stop if a step was not finite; the state on disk is from before it."""
         bad, what = int(self.first_bad), "a loss or gradient that is"
-        if bad < 0 and at_weights:
-            total = torch.nn.utils.get_total_norm([p.detach() for p in self.model.parameters()])
-            if not bool(torch.isfinite(total)):
-                bad, what = self.step - 1, "weights that are"
-        if bad < 0:
-            return
-        raise InputError(
-            "training diverged",
-            got=f"{what} not finite in step {bad + 1} of {self.num_steps}",
-            hint=f"try a smaller --lr than {self.config.recipe.lr:g}, or --on-nonfinite skip",
-        )
+        hint = f"try a smaller --lr than {self.config.recipe.lr:g}"
+        if bad >= 0:
+            hint += ", or --on-nonfinite skip"
+        elif at_weights and not all(
+            all_finite(tensor.detach()) for tensor in self.objective.parameters
+        ):
+            bad, what = self.step - 1, "weights that are"
+        if bad >= 0:
+            raise InputError(
+                "training diverged",
+                got=f"{what} not finite in step {bad + 1} of {self.num_steps}",
+                hint=hint,
+            )
 
     @torch.no_grad()
     def _accuracy(self, data: Dataset, chosen: Tensor) -> float:

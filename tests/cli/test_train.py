@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hessdiag.nets import checkpoints
@@ -459,7 +460,7 @@ def test_holding_out_all_examples_is_refused(run: Run, here: Path):
 
 
 def test_divergence_keeps_the_last_good_state(run: Run, here: Path):
-    args = ("--lr", 1e30, "--epochs", 3, "--reg", "sam", "--out", "run")
+    args = ("--lr", 1e12, "--epochs", 3, "--reg", "sam", "--out", "run")
     refused(run("train", *TINY, *args), "diverged.*in step 2 of 3")
     before = contents(here / "run")
     payload, _ = state.load(here / "run")
@@ -470,11 +471,28 @@ def test_divergence_keeps_the_last_good_state(run: Run, here: Path):
 
 
 def test_skipped_steps_are_counted(run: Run, here: Path):
-    args = ("--lr", 1e30, "--on-nonfinite", "skip", "--batch-size", 16, "--epochs", 2)
-    outcome = run("train", *TINY, *args, "--out", "run")
+    inputs = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
+    inputs[5] = 3e38
+    np.savez(here / "own.npz", inputs=inputs, labels=np.arange(32) % 4)
+    args = ("train", "--model", "mlp-8", "--data", "own.npz", "--epochs", 2, "--batch-size", 8)
+    refused(run(*args, "--out", "run"), "diverged.*not finite in step . of 8.*--on-nonfinite skip")
+    outcome = run(*args, "--on-nonfinite", "skip", "--out", "run")
+    assert outcome.code == 0, outcome.err
+    assert [row["num_skipped"] for row in folder.read_metrics(here / "run")] == [1, 1]
+
+
+def test_an_epoch_of_skipped_steps_alone(run: Run, here: Path):
+    inputs = np.full((32, 64), 3e38, np.float32)
+    np.savez(here / "own.npz", inputs=inputs, labels=np.arange(32) % 4)
+    args = ("--data", "own.npz", "--batch-size", 8, "--on-nonfinite", "skip", "--out", "run")
+    outcome = run("train", *TINY[:2], "--epochs", 2, *args)
     assert outcome.code == 0, outcome.err
     rows = folder.read_metrics(here / "run")
-    assert 0 < rows[0]["num_skipped"] <= rows[1]["num_skipped"] == 4
+    assert [(row["num_skipped"], row["train_loss"]) for row in rows] == [(4, None)] * 2
+    assert (here / "run/curves.png").exists()
+    before = contents(here / "run")
+    assert run("train", "resume", "run").code == 0
+    assert contents(here / "run") == before
 
 
 # --- the demo ----------------------------------------------------------------------------------

@@ -475,14 +475,14 @@ def newest(out: Path) -> bytes | None:
 @pytest.mark.slow
 def test_a_process_that_is_killed_goes_on(tmp_path: Path):
     options: list[Any] = ["--model", "mlp-16", "--reg", "nso", "--device", "cpu"]
-    options += ["--num-samples", 256, "--batch-size", 2, "--epochs", 5, "--save-every", 1]
+    options += ["--num-samples", 256, "--batch-size", 2, "--epochs", 3, "--save-every", 1]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     with spawn(*options, "--out", whole) as process:
         assert process.wait(120) == 0
     draw = random.Random(0)
     args: list[Any] = [*options, "--out", parts]
     kills = 0
-    for _ in range(5):
+    for _ in range(4):
         before = newest(parts)
         with spawn(*args) as process:
             deadline = time.monotonic() + 60
@@ -490,7 +490,7 @@ def test_a_process_that_is_killed_goes_on(tmp_path: Path):
                 if newest(parts) not in (None, before):
                     break
                 time.sleep(0.01)
-            time.sleep(draw.uniform(0, 0.4))
+            time.sleep(draw.uniform(0, 0.3))
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
@@ -500,6 +500,6 @@ def test_a_process_that_is_killed_goes_on(tmp_path: Path):
         assert process.wait(120) == 0
     assert kills >= 3
     assert results(parts) == results(whole)
-    assert [row["number"] for row in folder.read_metrics(parts)] == [1, 2, 3, 4, 5]
+    assert [row["number"] for row in folder.read_metrics(parts)] == [1, 2, 3]
     leftover = [path.name for path in parts.iterdir() if path.name not in folder.FILES]
     assert all(name.startswith(".hessdiag-") for name in leftover)  # of writes that were cut short
