@@ -43,13 +43,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         InputError: it cannot be written, or holds what is no Unicode, as from a file's odd name.
     """
     try:
-        content = text.encode("utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"cannot write {path}", got=f"a text that is no Unicode: {error}"
-        ) from error
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        raise InputError(f"cannot write {path}", got=f"text that is no Unicode: {error}") from error
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

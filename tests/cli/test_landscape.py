@@ -131,7 +131,9 @@ def test_common_options_are_heeded(run: Run, checkpoint: Path):
     )
     assert found["loss"]["name"] == "mse"
     assert found["data"]["split"] == "test"
-    assert found["model"] == {"name": "mlp-8", "activation": "beta_gelu", "beta": 3.0}
+    before = {"activation": "gelu", "beta": None}
+    model = {"name": "mlp-8", "activation": "beta_gelu", "beta": 3.0, "trained_with": before}
+    assert found["model"] == model
     assert found["checkpoint"]["num_parameters"] == 90
     assert found["settings"]["bn"] == "batch"
 

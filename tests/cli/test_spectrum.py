@@ -27,7 +27,8 @@ def report(run: Run, *args: Any) -> dict[str, Any]:
 def test_the_checkpoint_alone_is_enough(run: Run, checkpoint: Path):
     found = report(run, checkpoint, "--top-k", 1, "--num-probes", 2, "--no-density")
     assert found["schema"] == "hessdiag.spectrum/1"
-    assert found["model"] == {"name": "mlp-8", "activation": "gelu", "beta": None}
+    model = {"name": "mlp-8", "activation": "gelu", "beta": None, "trained_with": None}
+    assert found["model"] == model
     assert (found["data"]["spec"], found["data"]["split"]) == ("digits", "train")
     assert found["data"]["num_samples"] == 512
     assert found["loss"]["name"] == "cross-entropy"
@@ -133,7 +134,9 @@ def test_other_networks_data_and_losses(run: Run, checkpoint: Path, here: Path):
     found = report(run, checkpoint, *FAST, "--split", "test", "--loss", "mse")
     assert (found["data"]["split"], found["loss"]["name"]) == ("test", "mse")
     found = report(run, checkpoint, *FAST, "--activation", "beta_gelu", "--beta", 3)
-    assert found["model"] == {"name": "mlp-8", "activation": "beta_gelu", "beta": 3.0}
+    before = {"activation": "gelu", "beta": None}
+    model = {"name": "mlp-8", "activation": "beta_gelu", "beta": 3.0, "trained_with": before}
+    assert found["model"] == model
     found = report(run, checkpoint, *FAST, "--data", images(here / "own.npz"))
     assert found["data"]["spec"].endswith("own.npz")
     found = report(run, checkpoint, *FAST, "--params", "layers.2.*", "--bn", "batch")

@@ -461,12 +461,12 @@ def test_holding_out_all_examples_is_refused(run: Run, here: Path):
 
 def test_divergence_keeps_the_last_good_state(run: Run, here: Path):
     args = ("--lr", 1e12, "--epochs", 3, "--reg", "sam", "--out", "run")
-    refused(run("train", *TINY, *args), "diverged.*in step 2 of 3")
+    refused(run("train", *TINY, *args), "diverged.*in step 3 of 3")
     before = contents(here / "run")
     payload, _ = state.load(here / "run")
     assert payload is not None
-    assert payload["step"] == 1
-    refused(run("train", "resume", "run"), "diverged.*in step 2 of 3")  # the same, of course
+    assert payload["step"] == 2
+    refused(run("train", "resume", "run"), "diverged.*in step 3 of 3")  # the same, of course
     assert contents(here / "run") == before
 
 
