@@ -18,7 +18,7 @@ from tests.cases import labels, mlp, normal, seeded, split
 from tests.oracles import hessian_vector, relative_error
 
 # torch's own, the first time that it differentiates forward
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own
 
 BETAS = (0.5, 1.0, 7.0, 50.0)
 KINDS = [("augmented_relu", beta) for beta in BETAS] + [("diminished_gelu", None)]
