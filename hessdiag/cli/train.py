@@ -19,10 +19,9 @@ class DefaultToRun(TyperGroup):
     """Takes ``train --reg sam`` for ``train run --reg sam``: training is what train does."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put in the command that was left out."""
-        return super().parse_args(
-            ctx, args if args and args[0] in self.commands else ["run", *args]
-        )
+        """Put in the command that was left out; a word in its place is one mistyped."""
+        named = bool(args) and not args[0].startswith("-")
+        return super().parse_args(ctx, args if named else ["run", *args])
 
 
 def train(

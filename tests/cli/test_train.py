@@ -470,6 +470,12 @@ def test_divergence_keeps_the_last_good_state(run: Run, here: Path):
     assert contents(here / "run") == before
 
 
+def test_a_mistyped_command_is_told_as_one(run: Run):
+    outcome = run("train", "resme", "run")
+    assert outcome.code == 2
+    assert "resume" in outcome.err
+
+
 def test_skipped_steps_are_counted(run: Run, here: Path):
     inputs = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
     inputs[5] = 3e38
