@@ -87,7 +87,7 @@ def test_without_a_command_the_help_is_shown(run: Run):
         (["spectrum", "x.safetensors", "--top-k"], "requires an argument"),
         (["train", "--epoch", "3"], "No such option: --epoch.*--epochs"),
         (["train", "--epochs", "many"], "Invalid value for '--epochs'.*integer"),
-        (["train", "surprise"], "unexpected extra argument.*surprise"),
+        (["train", "surprise"], "No such command.*surprise"),
         (["train", "resume"], "(?i)Missing argument 'run'"),
         (["train", "resume", "x", "--lr", "1"], "No such option: --lr"),
     ],
