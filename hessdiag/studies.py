@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
-
 from hessdiag.curvature.sparsity import Sparsity, sparsity
 from hessdiag.errors import InputError
 from hessdiag.nets import activations
+from hessdiag.nets.models import batch_norms
 from hessdiag.nets.profiles import Profile, profile
 from hessdiag.subject import Subject
 
@@ -125,7 +124,7 @@ def _notes(subject: Subject, subjects: Sequence[Subject], kinds: Sequence[str]) 
             "the seed of training is not known: the network before training is another draw"
         )
     before = next((at.trained_with for at in subjects if at.trained_with is not None), None)
-    if before is not None and any(isinstance(m, _BatchNorm) for m in subject.model.modules()):
+    if before is not None and batch_norms(subject.model):
         name = activations.label(str(before.activation), before.beta)
         found.append(f"what if: BatchNorm's running statistics are still those of {name}")
     return found

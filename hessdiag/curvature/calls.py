@@ -1,7 +1,7 @@
 """Find every activation call of a network as it runs: modules, functions and methods alike.
 
-Module hooks say where a call happens; a torch function mode sees the call itself. Nothing of the
-network is changed.
+Module hooks say where a call happens, and come off again afterwards; a torch function mode sees
+the call itself.
 """
 
 from __future__ import annotations

@@ -75,6 +75,11 @@ def default_activation(name: str) -> str | None:
     return "relu" if name in RESNETS else "gelu"
 
 
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """List the BatchNorm layers of a network."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
 def calibrate(model: nn.Module, inputs: Tensor) -> None:
     """Set BatchNorm's running statistics to those of ``inputs``, as one batch, in place.
 
@@ -87,7 +92,7 @@ def calibrate(model: nn.Module, inputs: Tensor) -> None:
     Raises:
         InputError: a single example, which has no variance.
     """
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    layers = batch_norms(model)
     if not layers:
         return
     if len(inputs) < 2:

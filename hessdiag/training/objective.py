@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from hessdiag.curvature.losses import CrossEntropy, MeanSquaredError
+from hessdiag.nets.models import batch_norms
 
 
 class Objective:
@@ -40,7 +40,7 @@ class Objective:
         self._output_loss = (
             MeanSquaredError() if loss == "mse" else CrossEntropy(label_smoothing=label_smoothing)
         )
-        self._batch_norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        self._batch_norms = batch_norms(model)
 
     def evaluate(
         self, x: Tensor, y: Tensor, *, move_statistics: bool = True
