@@ -36,8 +36,8 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 
 from hessdiag.curvature.decomposition import PARTS, Decomposition
+from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
-from hessdiag.curvature.risk import exact_kernels
 from hessdiag.metadata import ModelSpec
 from hessdiag.nets.models import build
 from hessdiag.subject import resolve_device

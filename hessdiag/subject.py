@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from hessdiag import factories
-from hessdiag.curvature.memory import linearisation_bytes
+from hessdiag.curvature.memory import fitting_microbatch
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.data import datasets
 from hessdiag.data.datasets import Dataset
 from hessdiag.errors import InputError, unknown
+from hessdiag.linalg import processes
 from hessdiag.metadata import Metadata, ModelSpec, Provenance
 from hessdiag.nets import checkpoints, models
 from hessdiag.nets.checkpoints import Checkpoint
@@ -25,7 +26,6 @@ DEFAULT_SAMPLES = 512
 FRESH_MODEL, FRESH_DATA = "wrn10-1", "digits"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _CALIBRATION = 256  # examples that set a fresh network's BatchNorm statistics
-_GRAPH_BUDGET = {"cpu": 1 << 30, "cuda": 8 << 30}  # bytes of one microbatch's linearisation
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,9 @@ def resolve_device(device: str) -> torch.device:
         InputError: unknown, or CUDA is asked for and not there.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and processes.local_rank():
+        device = f"cuda:{processes.local_rank()}"  # each process of a machine has its own
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
         raise unknown("device", device, ("auto", "cpu", "cuda", "cuda:0"))
@@ -298,9 +300,7 @@ def _fitting_batch(subject: Subject) -> int:
     """Choose the microbatch by the network's memory per example, the same on every run."""
     pair = subject.data.inputs[:2].clone(), subject.data.targets[:2].clone()
     risk = EmpiricalRisk(subject.model, [pair], subject.loss, dtype=subject.dtype)
-    x, y = next(risk.microbatches())
     if not subject.data.targets.is_floating_point():
+        x, _ = next(risk.microbatches())
         datasets.check_labels(subject.data.targets, risk.outputs(x).shape[1])
-    per_example = linearisation_bytes(risk, x, y) / len(y)
-    budget = _GRAPH_BUDGET[risk.device.type]
-    return max(1, min(int(budget / max(per_example, 1)), subject.data.num_samples, 1024))
+    return fitting_microbatch(risk, subject.data.num_samples)

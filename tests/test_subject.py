@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hessdiag import subject
+from hessdiag.curvature import memory
 from hessdiag.data import datasets
 from hessdiag.errors import InputError
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
@@ -66,7 +67,7 @@ def trained(folder: Path, model: str, seed: int, **changes: Any) -> str:
     config = Config(recipe, "none", Strengths(), seed=seed, num_samples=64)
     data, _ = loop.load_data(replace(config, seed=0))
     folder.mkdir(exist_ok=True)
-    return str(loop.train(config, data, None, out=folder))
+    return str(loop.train(config, data, None, out=folder).checkpoint)
 
 
 def activations_of(model: nn.Module) -> set[str]:
@@ -127,15 +128,15 @@ def test_batches_are_the_sample_cut_in_order(path: str):
 def test_a_fitting_batch_shrinks_with_the_budget(path: str, monkeypatch):
     whole = subject.load(path, num_samples=40)
     assert whole.batch_size == 40
-    monkeypatch.setitem(subject._GRAPH_BUDGET, "cpu", 20_000)
+    monkeypatch.setitem(memory._GRAPH_BUDGET, "cpu", 20_000)
     cut = subject.load(path, num_samples=40)
     assert 1 <= cut.batch_size < 40
-    monkeypatch.setitem(subject._GRAPH_BUDGET, "cpu", 1)
+    monkeypatch.setitem(memory._GRAPH_BUDGET, "cpu", 1)
     assert subject.load(path, num_samples=40).batch_size == 1
 
 
 def test_bn_batch_takes_the_whole_sample_at_once(path: str, monkeypatch):
-    monkeypatch.setitem(subject._GRAPH_BUDGET, "cpu", 1)
+    monkeypatch.setitem(memory._GRAPH_BUDGET, "cpu", 1)
     assert subject.load(path, num_samples=40, bn="batch").batch_size == 40
     assert subject.load(path, num_samples=40, bn="batch", batch_size=40).batch_size == 40
     message = refusal(path, num_samples=40, bn="batch", batch_size=39)

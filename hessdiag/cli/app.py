@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hessdiag import __version__
-from hessdiag.cli import demo, doctor, landscape, sparsity, spectrum, train
+from hessdiag.cli import demo, doctor, landscape, sensing, sparsity, spectrum, sweep, train
 from hessdiag.errors import InputError
 
 app = typer.Typer(
@@ -43,6 +43,37 @@ def _with_reader(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _among_processes(command: Callable[..., None]) -> Callable[..., None]:
+    """Let the processes that ``torchrun`` started work together; the first one alone speaks."""
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if num_processes == 1:
+            command(**given)
+            return
+        if command not in _SHARED:
+            raise InputError(
+                f"{command.__name__} works in one process",
+                got=f"{num_processes} processes of torchrun",
+                wanted="train, train resume or spectrum",
+            )
+        from hessdiag.linalg import processes
+        from hessdiag.subject import resolve_device
+
+        with processes.joined(resolve_device(given["device"])):
+            command(**{**given, "quiet": given["quiet"] or not processes.is_first()})
+
+    return run
+
+
+_SHARED = (train.train, train.resume, spectrum.spectrum)
+
+
+def _added(command: Callable[..., None]) -> Callable[..., None]:
+    return _with_reader(_among_processes(command))
+
+
 for command in (
     demo.demo,
     spectrum.spectrum,
@@ -50,14 +81,16 @@ for command in (
     landscape.landscape,
     doctor.doctor,
 ):
-    app.command(command.__name__)(_with_reader(command))
+    app.command(command.__name__)(_added(command))
 training = typer.Typer(cls=train.DefaultToRun, rich_markup_mode=None)
 for name, command in (
     ("run", train.train),
     ("resume", train.resume),
+    ("sweep", sweep.sweep),
     ("recipes", train.recipes),
+    ("sensing", sensing.sensing),
 ):
-    training.command(name)(_with_reader(command))
+    training.command(name)(_added(command))
 app.add_typer(training, name="train", help="Train a network by a recipe; go on with a run.")
 
 

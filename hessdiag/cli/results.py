@@ -36,12 +36,18 @@ def deliver(
     figure: Callable[[], Figure],
     text: Callable[[], RenderableType],
 ) -> None:
-    """Write the plot and the JSON that are asked for; print the text unless JSON has stdout."""
+    """Write the plot and the JSON that are asked for; print the text unless JSON has stdout.
+
+    Of several processes only the first one does.
+    """
     from hessdiag import files
     from hessdiag.cli import console
+    from hessdiag.linalg import processes
     from hessdiag.reports import figures
     from hessdiag.reports.payload import dumps
 
+    if not processes.is_first():
+        return
     if plot is not None:
         figures.save(figure(), plot)
     if json == "-":

@@ -89,6 +89,7 @@ def spectrum(
     from hessdiag.cli import console
     from hessdiag.curvature.decomposition import PARTS
     from hessdiag.errors import InputError, unknown
+    from hessdiag.linalg import processes
     from hessdiag.reports.spectrum.plot import spectrum_figure
     from hessdiag.reports.spectrum.schema import spectrum_json
     from hessdiag.reports.spectrum.text import spectrum_text
@@ -102,23 +103,24 @@ def spectrum(
         if name not in ("all", *PARTS):
             raise unknown("part", name, ("all", *PARTS))
     with console.progress("spectrum", quiet=quiet) as bar:
-        found = subject.load(
-            checkpoint,
-            model=model,
-            activation=activation,
-            beta=beta,
-            data=data,
-            split=split,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            loss=loss,
-            bn=bn,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-            data_root=data_root,
-            download=download,
-        )
+        with processes.in_turn():  # the first one downloads, the others find what it got
+            found = subject.load(
+                checkpoint,
+                model=model,
+                activation=activation,
+                beta=beta,
+                data=data,
+                split=split,
+                num_samples=num_samples,
+                batch_size=batch_size,
+                loss=loss,
+                bn=bn,
+                device=device,
+                dtype=dtype,
+                seed=seed,
+                data_root=data_root,
+                download=download,
+            )
 
         def show(state: Progress) -> None:
             bar.update(state.passes, state.expected, f"pass {int(state.passes) + 1}")

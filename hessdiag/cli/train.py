@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,15 @@ from hessdiag.cli import options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
+    from hessdiag.training.feeds import Data
     from hessdiag.training.folder import Config
+
+Workers = Annotated[int, typer.Option(help="Processes that decode streamed images.")]
+Board = Annotated[
+    bool, typer.Option("--tensorboard", help="Write TensorBoard's events into the run's folder.")
+]
 
 
 class DefaultToRun(TyperGroup):
@@ -64,8 +73,31 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="float32, or bf16 for methods of first order.")
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Translate the network by torch.compile; first order only."),
+    ] = False,
     config: Annotated[
         str | None, typer.Option(help="A TOML file of recipe fields and strengths to override.")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Weights to start from: a checkpoint, or torchvision for its own."),
+    ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            help="Metrics to measure on a fixed sample, such as "
+            "hessian.trace,gn.trace,nme.trace,hessian.lambda_max,sparsity.nonzero,"
+            "perturbation.gap.",
+        ),
+    ] = None,
+    track_every: Annotated[int, typer.Option(help="Epochs between measurements.")] = 1,
+    pac_bayes: Annotated[
+        bool, typer.Option("--pac-bayes", help="Put the PAC-Bayes bound into the report.")
+    ] = False,
+    log_every: Annotated[
+        int | None, typer.Option(help="Steps between rows of steps.jsonl. Default: no rows.")
     ] = None,
     out: Annotated[
         str | None,
@@ -88,81 +120,82 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
+    workers: Workers = 0,
+    tensorboard: Board = False,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a network by a recipe, with any of the papers' regularisers.
 
-    The run's folder holds config.toml, metrics.jsonl, the last and the best checkpoint, curves.png
-    and the full state. Stopped at whatever instant, `hessdiag train resume FOLDER` goes on as if
-    it never was. `hessdiag train recipes` lists the recipes.
+    The run's folder holds config.toml, metrics.jsonl, the last and the best checkpoint, curves.png,
+    report.json and the full state. Stopped at whatever instant, `train resume FOLDER` goes on as if
+    it never was. `train recipes` lists the recipes, `train sweep` trains over a grid of choices,
+    `train sensing` recovers a matrix with noise. Under torchrun, the processes share every batch.
     """
     import time
     from pathlib import Path
 
     from hessdiag import subject
-    from hessdiag.errors import InputError, unknown
-    from hessdiag.training import folder, loop, methods, recipes
+    from hessdiag.linalg import processes
+    from hessdiag.training import folder, loop, tracking
+    from hessdiag.training.configure import configure
 
-    from_file = recipes.read_config(config) if config is not None else {}
-    strengths = {
-        "rho": rho,
-        "power": power,
-        "ablate_nme": ablate_nme or None,
-        "sigma2": sigma2,
-        "kappa": kappa,
-        "samples": reg_samples,
-        "probe": probe,
-        "straight_through": straight_through or None,
-        "num_pairs": num_pairs,
-    }
-    changes = {
-        "model": model,
-        "activation": activation,
-        "data": data,
-        "epochs": epochs,
-        "lr": lr,
-        "batch_size": batch_size,
-        "optimizer": optimizer,
-        "precision": precision,
-    }
-    given: dict[str, Any] = {**from_file, **{k: v for k, v in changes.items() if v is not None}}
-    from_config = {name: given.pop(name) for name in list(given) if name in strengths}
-    chosen_beta = beta if beta is not None else given.pop("beta", None)
-    if reg is not None:
-        given["regulariser"] = reg
-    chosen = recipes.override(recipes.find(recipe), beta=chosen_beta, **given)
-    name = chosen.regulariser
-    from_options = {key: value for key, value in strengths.items() if value is not None}
-    kept = {**dict(chosen.strengths), **from_config, **from_options}
-    for option, value in (("--save-every", save_every), ("--num-samples", num_samples)):
-        if value is not None and value < 1:
-            raise InputError(f"{option} is too small", got=value, wanted="at least 1")
-    if on_nonfinite not in ("stop", "skip"):
-        raise unknown("--on-nonfinite", on_nonfinite, ("stop", "skip"))
-    run = folder.Config(
-        recipe=chosen,
-        regulariser=name,
-        strengths=methods.settle(
-            name, activation=chosen.activation, precision=chosen.precision, **kept
-        ),
+    run = configure(
+        recipe,
+        file=config,
+        changes={
+            "regulariser": reg,
+            "model": model,
+            "activation": activation,
+            "beta": beta,
+            "data": data,
+            "epochs": epochs,
+            "lr": lr,
+            "batch_size": batch_size,
+            "optimizer": optimizer,
+            "precision": precision,
+            "init": init,
+        },
+        strengths={
+            "rho": rho,
+            "power": power,
+            "ablate_nme": ablate_nme or None,
+            "sigma2": sigma2,
+            "kappa": kappa,
+            "samples": reg_samples,
+            "probe": probe,
+            "straight_through": straight_through or None,
+            "num_pairs": num_pairs,
+        },
         seed=seed,
         num_samples=num_samples,
         data_root=data_root,
         save_every=save_every,
         on_nonfinite=on_nonfinite,
+        log_every=log_every,
+        track=tuple(track.split(",")) if track else (),
+        track_every=track_every,
+        pac_bayes=pac_bayes,
+        compile=compiled,
     )
+    tracking.check(run.track)
+    name = f"{run.recipe.name}-{run.regulariser}-{time.strftime('%Y%m%d-%H%M%S')}"
     where = subject.resolve_device(device)
-    place = Path(out or f"runs/{chosen.name}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    folder.check_free(place, force=force)
-    sets = loop.load_data(run, download=download)
-    with folder.made(place):
-        _go(run, place, sets, where, None, quiet=quiet)
+    with processes.joined(where):
+        place = Path(processes.agreed(out or f"runs/{name}"))
+        if processes.is_first():
+            folder.check_free(place, force=force)
+        with processes.in_turn():  # the first one downloads, the others find what it got
+            sets = loop.load_data(run, download=download)
+        with folder.made(place) if processes.is_first() else nullcontext():
+            _go(run, place, sets, where, None, workers, tensorboard=tensorboard, quiet=quiet)
 
 
 def resume(
     run: Annotated[str, typer.Argument(help="Folder of the run.")],
+    workers: Workers = 0,
+    tensorboard: Board = False,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -172,15 +205,18 @@ def resume(
     from hessdiag import subject
     from hessdiag.cli import console
     from hessdiag.errors import printable
+    from hessdiag.linalg import processes
     from hessdiag.training import folder, loop, state
 
     place = Path(run)
     config = folder.read_config(place)
     payload, remark = state.load(place)
-    if remark is not None:
-        console.err().print(printable(f"note: {remark}"), markup=False)
     where = subject.resolve_device(device)
-    _go(config, place, loop.load_data(config), where, payload, quiet=quiet)
+    with processes.joined(where):
+        if remark is not None and processes.is_first():
+            console.err().print(printable(f"note: {remark}"), markup=False)
+        sets = loop.load_data(config)
+        _go(config, place, sets, where, payload, workers, tensorboard=tensorboard, quiet=quiet)
 
 
 def recipes() -> None:
@@ -191,33 +227,41 @@ def recipes() -> None:
         print(summary(recipe))
 
 
-def _go(config: Config, place: Path, sets: Any, device: Any, payload: Any, *, quiet: bool) -> None:
-    """Train with a progress bar, draw the curves, and say where the checkpoint is."""
+def _go(
+    config: Config,
+    place: Path,
+    sets: tuple[Data, Data | None],
+    device: torch.device,
+    payload: dict[str, Any] | None,
+    workers: int,
+    *,
+    tensorboard: bool,
+    quiet: bool,
+) -> None:
+    """Train with a progress bar; the first process writes the report and says where all is."""
     from hessdiag.cli import console
     from hessdiag.errors import printable
-    from hessdiag.reports import figures
-    from hessdiag.reports.training import curves_figure
-    from hessdiag.training import folder, loop
-    from hessdiag.training.run import Epoch
+    from hessdiag.linalg import processes
+    from hessdiag.reports.training.board import open_board
+    from hessdiag.reports.training.text import train_text
+    from hessdiag.reports.training.write import write_report
+    from hessdiag.training import loop
 
-    last: Epoch | None = None
-    with console.progress("training", quiet=quiet) as bar:
-
-        def show_epoch(epoch: Epoch) -> None:
-            nonlocal last
-            last = epoch
-
-        path = loop.train(
+    speaks = processes.is_first()
+    with console.progress("training", quiet=quiet or not speaks) as bar:
+        finished = loop.train(
             config,
             *sets,
             out=place,
             device=device,
+            num_workers=workers,
             payload=payload,
-            on_step=lambda done, total: bar.update(done, total, last.summary() if last else ""),
-            on_epoch=show_epoch,
+            on_step=lambda now: bar.update(now.step, now.num_steps, now.summary()),
+            on_epoch=open_board(place) if tensorboard and speaks else None,
         )
-    figures.save(curves_figure(folder.read_metrics(place)), place / folder.CURVES)
+    if not speaks:
+        return
+    write_report(finished)
     if not quiet:
-        if last is not None:
-            console.err().print(f"epoch {last.number}: {last.summary()}")
-        print(printable(str(path)))
+        console.err().print(train_text(finished))
+        print(printable(str(finished.checkpoint)))

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.losses import LossSpec
-from hessdiag.curvature.risk import EmpiricalRisk, exact_kernels
+from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError, NotFinite, unknown
+from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.linalg.operator import Operator
 from hessdiag.linalg.vectors import Layout, all_finite
@@ -150,20 +152,20 @@ class Decomposition:
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer all requests in one pass: each microbatch is linearised once.
 
+        Several processes share the microbatches and sum what they found in one exchange.
+
         Raises:
             InputError: the data changed since the last pass; a product is not finite.
         """
         sums = [_Sums(request) for request in requests]
-        total, weight, num_examples, num_correct, num_counted = 0.0, 0.0, 0, 0, 0
+        tally = torch.zeros(5, dtype=torch.float64, device=self.risk.device)
         gradient = torch.zeros(self.num_parameters, dtype=self.risk.dtype, device=self.risk.device)
         with exact_kernels():
-            for x, y in self.risk.microbatches():
+            for x, y in self.risk.microbatches(shared=True):
                 local = Linearisation(self.risk, x, y)
-                total += local.total
-                weight += local.at_output.weight
-                num_examples += len(y)
-                num_counted += local.at_output.num_counted
-                num_correct += local.at_output.num_correct or 0
+                at = local.at_output
+                found = local.total, at.weight, len(y), at.num_counted, at.num_correct or 0
+                tally += tally.new_tensor(found)
                 if self._gradient is None:
                     local.check_twice_differentiable()
                     gradient += self.layout.flatten(local.gradient)
@@ -172,12 +174,18 @@ class Decomposition:
                 del local
                 if self.on_microbatch is not None:
                     self.on_microbatch()
+        products = [rows for request in sums for rows in request.rows.values()]
+        for tensor in (tally, gradient, *products):
+            processes.add_up(tensor)
+        total, weight, num_examples, num_counted, num_correct = tally.tolist()
         if weight == 0:
             raise InputError("no target counts", got="every target ignored, or weights of zero")
         if self._gradient is None:
             accuracy = num_correct / num_counted if num_counted else None
-            self._gradient = Gradient(total / weight, accuracy, gradient / weight, num_examples)
-        self._check_unchanged(total / weight, num_examples)
+            self._gradient = Gradient(
+                total / weight, accuracy, gradient / weight, int(num_examples)
+            )
+        self._check_unchanged(total / weight, int(num_examples))
         answers = [request.finish(weight) for request in sums]
         for answer in answers:
             for part, rows in answer.items():
@@ -250,7 +258,7 @@ class _Sums:
         derived = self.parts >= {"gn", "nme"}
         self.rows = {
             part: torch.zeros_like(self.vectors)
-            for part in self.parts
+            for part in sorted(self.parts)  # the same order in all processes
             if not (derived and part == "hessian")
         }
 

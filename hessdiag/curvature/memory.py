@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
-from hessdiag.curvature.risk import EmpiricalRisk, exact_kernels
+from hessdiag.curvature.risk import EmpiricalRisk
+from hessdiag.linalg import processes
 
+_GRAPH_BUDGET = {"cpu": 1 << 30, "cuda": 8 << 30}  # bytes of one microbatch's linearisation
+_LARGEST_MICROBATCH = 1024
 _WORKING_FACTOR = 1.5  # saved tensors plus the buffers of a backward pass through them
 
 
@@ -35,6 +39,20 @@ def linearisation_bytes(risk: EmpiricalRisk, x: Any, y: Tensor) -> int:
     with exact_kernels(), hooks:
         Linearisation(risk, x, y)
     return int(_WORKING_FACTOR * sum(held.values()))
+
+
+def fitting_microbatch(risk: EmpiricalRisk, num_samples: int) -> int:
+    """Choose the examples of a microbatch by the network's memory for one, the same on every run.
+
+    Args:
+        risk: whose first microbatch is measured; a few examples serve.
+        num_samples: examples in all.
+    """
+    x, y = next(iter(risk.microbatches()))
+    per_example = linearisation_bytes(risk, x, y) / len(y)
+    fitting = int(_GRAPH_BUDGET[risk.device.type] / max(per_example, 1))
+    one_share = -(-num_samples // processes.count())
+    return max(1, min(fitting, one_share, _LARGEST_MICROBATCH))
 
 
 def available_bytes(device: torch.device) -> int:

@@ -10,22 +10,21 @@ import copy
 import fnmatch
 import inspect
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.overrides import TorchFunctionMode
 
 from hessdiag.curvature.losses import LossSpec, resolve
 from hessdiag.errors import InputError, is_out_of_memory, unknown
+from hessdiag.linalg import processes
 from hessdiag.linalg.vectors import Layout
 
 BN_MODES = ("eval", "batch")
-_FP32_BACKENDS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
 
 
 class EmpiricalRisk:
@@ -80,10 +79,14 @@ class EmpiricalRisk:
         }
         return moved
 
-    def microbatches(self) -> Iterator[tuple[Any, Tensor]]:
-        """Yield (x, y) on the device, floating inputs in the dtype."""
+    def microbatches(self, *, shared: bool = False) -> Iterator[tuple[Any, Tensor]]:
+        """Yield (x, y) on the device, floating inputs in the dtype.
+
+        Args:
+            shared: take turns with the other processes, so that each batch is one's alone.
+        """
         empty = True
-        for batch in self.batches:
+        for index, batch in enumerate(self.batches):
             if not isinstance(batch, Sequence) or len(batch) != 2:
                 raise InputError(
                     "a batch is not a pair (x, y)",
@@ -91,6 +94,8 @@ class EmpiricalRisk:
                     wanted="(inputs, targets)",
                 )
             empty = False
+            if shared and index % processes.count() != processes.rank():
+                continue
             y = batch[1]
             if not isinstance(y, Tensor):
                 raise InputError("the targets are no tensor", got=type(y).__name__)
@@ -267,32 +272,3 @@ class _AffineBatchNorm(TorchFunctionMode):
         shift = -mean * scale if bias is None else bias - mean * scale
         shape = (1, -1) + (1,) * (x.ndim - 2)
         return x * scale.view(shape) + shift.view(shape)
-
-
-@contextmanager
-def exact_kernels() -> Generator[None]:
-    """Full float32 precision, repeatable kernels, attention that has a second derivative."""
-    backends = [_backend(path) for path in _FP32_BACKENDS]
-    saved = [backend.fp32_precision for backend in backends]
-    cudnn = torch.backends.cudnn
-    deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
-        for backend, precision in zip(backends, saved, strict=True):
-            stack.callback(setattr, backend, "fp32_precision", precision)
-            backend.fp32_precision = "ieee"
-        stack.callback(setattr, cudnn, "deterministic", deterministic)
-        stack.callback(setattr, cudnn, "benchmark", benchmark)
-        cudnn.deterministic, cudnn.benchmark = True, False
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        torch.backends.mha.set_fastpath_enabled(False)
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.enable_grad())
-        yield
-
-
-def _backend(path: str) -> Any:
-    found: Any = torch.backends
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found

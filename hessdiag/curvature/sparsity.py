@@ -17,9 +17,10 @@ from torch import nn
 from hessdiag.curvature.blocks import block_norms
 from hessdiag.curvature.calls import Call, Decisions, watching
 from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.losses import LossSpec
 from hessdiag.curvature.preactivations import CallSparsity, Range, Shares, Tally
-from hessdiag.curvature.risk import EmpiricalRisk, exact_kernels
+from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.linalg.trace import Estimate
 from hessdiag.nets.profiles import DEFAULT_THRESHOLD, check_threshold

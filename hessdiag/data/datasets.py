@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hessdiag import factories, seeds
-from hessdiag.data import sources, vision
-from hessdiag.data.sources import Source, Statistics
+from hessdiag import factories
+from hessdiag.data import preparation, sources, streams, vision
+from hessdiag.data.sources import Source
 from hessdiag.errors import InputError, unknown
 
 NAMES = ("digits", *vision.ARRAYS, "imagenet")
-SPLITS = ("train", "test")
 _SUFFIXES = (".npz", ".safetensors")
 
 
@@ -103,18 +101,17 @@ def load(
             negative or exceed the classes; more samples wanted than there are; mean and std that
             do not fit.
     """
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+    preparation.check_split(split)
     source = _open(spec, split, root, download)
-    given = _given_statistics(mean, std)
+    given = preparation.given_statistics(mean, std)
     if num_samples is None and at_most is not None:
         num_samples = min(at_most, source.num_samples)
-    inputs, targets = source.take(_select(source.num_samples, num_samples, seed))
+    inputs, targets = source.take(preparation.select(source.num_samples, num_samples, seed))
     statistics = (given if source.is_image else None) or source.statistics
     if statistics is None and source.images is not None:
-        statistics = _measure(source.images, source.white)
+        statistics = preparation.measure(source.images, source.white)
     if source.is_image:
-        inputs = _normalise(inputs, statistics, source.white)
+        inputs = preparation.normalise(inputs, statistics, source.white)
     _check_finite("inputs", inputs)
     _check_finite("targets", targets)
     if not targets.is_floating_point():
@@ -164,10 +161,8 @@ def _open(spec: str, split: str, root: str | None, download: bool) -> Source:
         return sources.digits(split)
     if spec in vision.ARRAYS:
         return vision.arrays(spec, split, root, download=download)
-    if spec == "imagenet":
-        return vision.imagenet(split, root)
-    if spec.startswith("folder:"):
-        return vision.folder(Path(spec.removeprefix("folder:")).expanduser(), split)
+    if streams.is_streamed(spec):
+        return vision.folder_source(vision.find(spec, split, root))
     if spec.lower().endswith(_SUFFIXES):
         return sources.file(_file_of_split(Path(spec).expanduser(), split))
     if factories.is_factory(spec):
@@ -190,72 +185,6 @@ def _file_of_split(path: Path, split: str) -> Path:
             )
         return sibling
     return path
-
-
-def _select(available: int, wanted: int | None, seed: int) -> Tensor:
-    """Choose the indices of a random subset, sorted."""
-    if available == 0:
-        raise InputError("the data is empty")
-    if wanted is None:
-        return torch.arange(available)
-    if not 1 <= wanted <= available:
-        raise InputError(
-            "the number of samples is out of range", got=wanted, wanted=f"1 to {available}"
-        )
-    generator = torch.Generator().manual_seed(seeds.stream(seed, "sample"))
-    return torch.randperm(available, generator=generator)[:wanted].sort().values
-
-
-def _given_statistics(
-    mean: tuple[float, ...] | None, std: tuple[float, ...] | None
-) -> Statistics | None:
-    if mean is None and std is None:
-        return None
-    if mean is None or std is None:
-        raise InputError("mean and std go together", got=f"mean {mean}, std {std}")
-    if not all(map(math.isfinite, (*mean, *std))) or min(std, default=0) <= 0:
-        raise InputError(
-            "mean and std are out of range",
-            got=f"mean {mean}, std {std}",
-            wanted="finite numbers, and std above 0",
-        )
-    return tuple(mean), tuple(std)
-
-
-def _measure(images: Tensor, white: float) -> Statistics:
-    """Compute every channel's mean and std exactly, from its histogram; a constant's std is 1."""
-    channels = images.unsqueeze(-1) if images.ndim == 3 else images
-    levels = torch.arange(256, dtype=torch.float64) / white
-    means: list[float] = []
-    stds: list[float] = []
-    for channel in channels.unbind(-1):
-        weights = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
-        mean = float((weights * levels).sum())
-        std = float((weights * (levels - mean) ** 2).sum().sqrt())
-        means.append(mean)
-        stds.append(std or 1.0)
-    return tuple(means), tuple(stds)
-
-
-def _normalise(images: Tensor, statistics: Statistics | None, white: float) -> Tensor:
-    """Turn uint8 (N, H, W[, C]) or floating (N, C, H, W) into normalised float32 (N, C, H, W).
-
-    May overwrite ``images``, which are a copy of what the source holds.
-    """
-    if images.dtype == torch.uint8:
-        channels = images.unsqueeze(-1) if images.ndim == 3 else images
-        images = channels.movedim(-1, 1).to(torch.float32).contiguous().div_(white)
-    images = images.to(torch.float32)
-    if statistics is None:
-        return images
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in statistics)
-    if len(mean) != images.shape[1] or len(std) != images.shape[1]:
-        raise InputError(
-            "mean and std do not fit the images",
-            got=f"{len(mean)} and {len(std)} values",
-            wanted=f"{images.shape[1]}, one for each channel",
-        )
-    return images.sub_(mean).div_(std)
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

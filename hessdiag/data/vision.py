@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hessdiag.data.sources import Source, Statistics, arrays_source, reason, to_tensor
-from hessdiag.errors import InputError
+from hessdiag.errors import InputError, unknown
 
-_IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SIZE = 224
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ARRAYS: dict[str, tuple[str, Statistics]] = {  # name: class in torchvision.datasets, statistics
     "cifar10": (
         "CIFAR10",
@@ -51,12 +55,83 @@ def arrays(name: str, split: str, root: str | None, *, download: bool) -> Source
     )
 
 
-def imagenet(split: str, root: str | None) -> Source:
-    """Read ImageNet from the data root; its test split is the official validation set.
+@dataclass(frozen=True)
+class Folder:
+    """Images as files, one folder a class; none is decoded yet.
+
+    Attributes:
+        path: folder of the class folders.
+        samples: path, which begins with ``path``, and label of each image.
+        classes: names of the classes.
+    """
+
+    path: str
+    samples: tuple[tuple[str, int], ...]
+    classes: tuple[str, ...]
+
+
+def find(spec: str, split: str, root: str | None) -> Folder:
+    """Find the images of ``imagenet`` or ``folder:DIR``.
 
     Raises:
-        InputError: it is not there.
+        InputError: another ``spec``, or they are not there.
     """
+    if spec == "imagenet":
+        return _imagenet(split, root)
+    if spec.startswith("folder:"):
+        return _folder(Path(spec.removeprefix("folder:")).expanduser(), split)
+    raise unknown("data of image files", spec, ("imagenet", "folder:DIR"))
+
+
+def folder_source(folder: Folder) -> Source:
+    """Make a source that decodes only what is selected, in ImageNet's evaluation view."""
+
+    def take(indices: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = [folder.samples[index] for index in indices.tolist()]
+        view = evaluation_view()
+        images = torch.stack([decode(path, view) for path, _ in chosen])
+        return images, torch.tensor([label for _, label in chosen])
+
+    return Source(
+        len(folder.samples),
+        take,
+        statistics=IMAGENET_STATISTICS,
+        num_classes=len(folder.classes),
+        classes=folder.classes,
+    )
+
+
+def decode(path: str, view: Callable[[Any], Any]) -> Tensor:
+    """Read one image of any mode as RGB, and take a view of it.
+
+    Args:
+        path: of the image.
+        view: from a PIL image to a PIL image of H × W.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        InputError: the image is damaged.
+    """
+    from torchvision.datasets.folder import pil_loader
+
+    try:
+        image = pil_loader(path)
+    except Exception as error:  # damaged files may raise anything
+        raise InputError(f"the image {path} cannot be read", got=reason(error)) from error
+    return to_tensor(np.asarray(view(image)))
+
+
+def evaluation_view() -> Callable[[Any], Any]:
+    """Build ImageNet's evaluation transform: the shorter side to 256, then the centre 224 × 224."""
+    from torchvision.transforms import v2
+
+    return v2.Compose([v2.Resize(256), v2.CenterCrop(SIZE)])
+
+
+def _imagenet(split: str, root: str | None) -> Folder:
+    """Find ImageNet in the data root; its test split is the official validation set."""
     from torchvision import datasets
 
     place = _root(root)
@@ -69,16 +144,14 @@ def imagenet(split: str, root: str | None) -> Source:
             wanted=f"the official archives under {place}",
             hint="get them from https://image-net.org and name their folder with --data-root",
         ) from error
-    return _images_source(found.samples, tuple(words[0] for words in found.classes))
+    names = tuple(words[0] for words in found.classes)
+    return Folder(found.split_folder, tuple(found.samples), names)
 
 
-def folder(path: Path, split: str) -> Source:
-    """Read a folder of class folders, or of ``train`` and ``test`` (or ``val``) above them.
+def _folder(path: Path, split: str) -> Folder:
+    """Find a folder of class folders, or of ``train`` and ``test`` (or ``val``) above them.
 
     Without such a division, the folder is one set, whatever the split.
-
-    Raises:
-        InputError: no such folder, no such split, or no images.
     """
     from torchvision import datasets
 
@@ -103,36 +176,7 @@ def folder(path: Path, split: str) -> Source:
             got=reason(error),
             wanted="one folder of images for each class",
         ) from error
-    return _images_source(found.samples, tuple(found.classes))
-
-
-def _images_source(samples: list[tuple[str, int]], classes: tuple[str, ...]) -> Source:
-    """Decode only what is selected, with ImageNet's evaluation transform: 256, centre 224."""
-
-    def take(indices: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = [samples[index] for index in indices.tolist()]
-        images = torch.stack([_decode(path) for path, _ in chosen])
-        return images, torch.tensor([label for _, label in chosen])
-
-    return Source(
-        len(samples),
-        take,
-        statistics=_IMAGENET_STATISTICS,
-        num_classes=len(classes),
-        classes=classes,
-    )
-
-
-def _decode(path: str) -> Tensor:
-    """Read one image as uint8 (224, 224, 3)."""
-    from torchvision.datasets.folder import pil_loader
-    from torchvision.transforms import v2
-
-    try:
-        image = pil_loader(path)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged files
-        raise InputError(f"the image {path} cannot be read", got=reason(error)) from error
-    return to_tensor(np.asarray(v2.CenterCrop(224)(v2.Resize(256)(image))))
+    return Folder(str(path), tuple(found.samples), tuple(found.classes))
 
 
 def _root(root: str | None) -> Path:

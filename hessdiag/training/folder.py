@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import tomllib
@@ -24,8 +25,8 @@ CONFIG, METRICS, LAST, BEST = (
     "model.safetensors",
     "best.safetensors",
 )
-CURVES = "curves.png"
-FILES = (CONFIG, METRICS, LAST, BEST, CURVES, state.CURRENT, state.PREVIOUS)
+STEPS, CURVES, REPORT = "steps.jsonl", "curves.png", "report.json"
+FILES = (CONFIG, METRICS, STEPS, LAST, BEST, CURVES, REPORT, state.CURRENT, state.PREVIOUS)
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Config:
         data_root: folder of torchvision's data sets, or None.
         save_every: steps between states; None for one an epoch.
         on_nonfinite: "stop" or "skip", for a step whose loss or gradient is not finite.
+        log_every: steps between rows of steps.jsonl; None for none.
+        track: metrics to measure, see :class:`hessdiag.training.tracking.Tracker`.
+        track_every: epochs between measurements; the last epoch is measured always.
+        pac_bayes: whether the report is to hold the PAC-Bayes bound.
+        compile: whether torch.compile is to translate the network, for methods of first order.
     """
 
     recipe: Recipe
@@ -51,6 +57,16 @@ class Config:
     data_root: str | None = None
     save_every: int | None = None
     on_nonfinite: str = "stop"
+    log_every: int | None = None
+    track: tuple[str, ...] = ()
+    track_every: int = 1
+    pac_bayes: bool = False
+    compile: bool = False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the configuration."""
+        return hashlib.sha256(self.to_toml().encode()).hexdigest()
 
     def to_toml(self) -> str:
         """Lay the configuration out; None is left out."""
@@ -139,6 +155,24 @@ def prepare(folder: Path, config: Config) -> None:
     write_text(folder / CONFIG, config.to_toml())
 
 
+def is_finished(folder: Path, config: Config) -> bool:
+    """Tell whether ``folder`` holds the run of ``config``, with all its epochs.
+
+    Raises:
+        InputError: it holds the run of another configuration.
+    """
+    if not _holds_a_run(folder):
+        return False
+    path = folder / CONFIG
+    if not path.exists() or path.read_bytes() != config.to_toml().encode():
+        raise InputError(
+            "the run's folder holds a run of another configuration",
+            got=folder,
+            hint="choose another --out, or remove that folder",
+        )
+    return (folder / METRICS).exists() and len(read_metrics(folder)) == config.recipe.epochs
+
+
 def _holds_a_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in FILES)
 
@@ -172,11 +206,23 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def write_metrics(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write all rows as JSON lines, in one step; what is not finite is null."""
-    lines = [json.dumps({key: _finite(value) for key, value in row.items()}) for row in rows]
-    write_text(folder / METRICS, "".join(line + "\n" for line in lines))
+    _write_lines(folder / METRICS, rows)
+
+
+def write_steps(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows of the steps logged, likewise."""
+    _write_lines(folder / STEPS, rows)
+
+
+def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

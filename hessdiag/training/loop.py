@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,60 +10,74 @@ from typing import Any
 
 import torch
 
-from hessdiag.data import datasets
-from hessdiag.data.datasets import Dataset
+from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.memory import peak_bytes
+from hessdiag.curvature.pac_bayes import pac_bayes_bound
+from hessdiag.data import datasets, streams
+from hessdiag.data.streams import Stream
 from hessdiag.errors import InputError, is_out_of_memory
+from hessdiag.linalg import processes
+from hessdiag.metadata import Provenance
+from hessdiag.nets import pretrained
 from hessdiag.training import folder
+from hessdiag.training.feeds import Data, examples
 from hessdiag.training.folder import Config
-from hessdiag.training.run import Epoch, Run
+from hessdiag.training.history import Epoch, Finished, Standing
+from hessdiag.training.run import Run
+
+_BOUND_SAMPLES = 128  # training examples behind the PAC-Bayes bound
 
 
 def train(
     config: Config,
-    data: Dataset,
-    test: Dataset | None,
+    data: Data,
+    test: Data | None,
     *,
     out: Path,
     device: torch.device | str = "cpu",
+    num_workers: int = 0,
     payload: dict[str, Any] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: Callable[[Standing], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
-) -> Path:
+) -> Finished:
     """Train a network and keep metrics, checkpoints and the full state in ``out``.
 
     Initial weights, data order, augmentation, perturbations and sampled labels have random streams
     of their own, all functions of seed and step alone. So two runs that differ in the regulariser
     see the same batches, and a run that goes on from a state is the run that was never stopped.
 
+    Several processes (:mod:`hessdiag.linalg.processes`) share the examples of every batch and take
+    the steps of one process with all of them; the first one writes.
+
     Args:
         config: the run.
-        data: training examples, kept on the device.
+        data: training examples; those in memory are kept on the device.
         test: examples to report accuracy on, or None.
         out: folder of the run, there already; what an earlier run left in it goes.
         device: where to train.
+        num_workers: processes that decode streamed images.
         payload: a state to go on from, or None to start.
-        on_step: called with (steps done, steps in all).
+        on_step: called after each step.
         on_epoch: called after each epoch.
-
-    Returns:
-        Path of the last checkpoint.
 
     Raises:
         InputError: labels or data that do not fit; a loss or gradient that is not finite; too
             little memory.
     """
+    began = time.perf_counter()
     device = torch.device(device)
     forked = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked), _advising(config):
-        run = Run(config, data, test, out, device)
+        run = Run(config, data, test, out, device, num_workers=num_workers)
         if payload is None:
-            folder.prepare(out, config)
+            run.begin()
         else:
             run.restore(payload)
+        processes.wait()
         while run.step < run.num_steps:
             run.advance()
             if on_step is not None:
-                on_step(run.step, run.num_steps)
+                on_step(run.standing)
             at_end = run.step % run.per_epoch == 0
             if at_end:
                 epoch = run.close_epoch()
@@ -70,16 +85,23 @@ def train(
                     on_epoch(epoch)
             if at_end or (config.save_every and run.step % config.save_every == 0):
                 run.save()
-    return out / folder.LAST
+        return _finished(run, began)
 
 
-def load_data(config: Config, *, download: bool = False) -> tuple[Dataset, Dataset | None]:
+def load_data(config: Config, *, download: bool = False) -> tuple[Data, Data | None]:
     """Load both splits for training, the test split scaled as the training split; or None for it.
+
+    Images of ImageNet and of folders are not loaded but streamed. With ``download`` the pretrained
+    weights that the run starts from are fetched, too.
 
     Raises:
         InputError: see :func:`hessdiag.data.datasets.load`; targets that are not classes.
     """
     recipe, root = config.recipe, config.data_root
+    if recipe.init is not None and download:
+        pretrained.locate(recipe.init, recipe.model, download=True)
+    if streams.is_streamed(recipe.data):
+        return _open_streams(config)
     data = datasets.load(
         recipe.data,
         split="train",
@@ -99,6 +121,63 @@ def load_data(config: Config, *, download: bool = False) -> tuple[Dataset, Datas
     test = datasets.load(
         recipe.data, split="test", root=root, download=download, mean=data.mean, std=data.std
     )
+    return data, test
+
+
+def _finished(run: Run, began: float) -> Finished:
+    config, recipe, data = run.config, run.config.recipe, run.data
+    bound = None
+    if config.pac_bayes:
+        sample = examples(data, run.training[:_BOUND_SAMPLES])
+        bound = pac_bayes_bound(
+            Decomposition(run.model, [sample], recipe.loss),
+            num_train=len(run.training),
+            seed=config.seed,
+        )
+    checkpoint = run.out / folder.LAST
+    return Finished(
+        config=config,
+        checkpoint=checkpoint,
+        epochs=tuple(run.epochs),
+        provenance=Provenance(
+            checkpoint=str(checkpoint),
+            checkpoint_sha256=None,
+            model=run.spec,
+            data=data.spec,
+            split=data.split,
+            data_sha256=data.sha256,
+            batch_size=recipe.batch_size,
+        ),
+        num_parameters=sum(tensor.numel() for tensor in run.objective.parameters),
+        num_samples=data.num_samples,
+        pac_bayes=bound,
+        seconds=time.perf_counter() - began,
+        images_per_second=run.images_per_second,
+        peak_memory_bytes=peak_bytes(run.device),
+        num_processes=processes.count(),
+        device=str(run.device),
+    )
+
+
+def _open_streams(config: Config) -> tuple[Stream, Stream | None]:
+    recipe, root = config.recipe, config.data_root
+    data = streams.open_stream(
+        recipe.data,
+        split="train",
+        num_samples=config.num_samples,
+        seed=config.seed,
+        root=root,
+        mean=recipe.mean,
+        std=recipe.std,
+    )
+    if not datasets.has_test_split(recipe.data):
+        return data, None
+    test = streams.open_stream(recipe.data, split="test", root=root, mean=data.mean, std=data.std)
+    if test.classes != data.classes:
+        raise InputError(
+            "the splits have different classes",
+            got=f"{len(data.classes)} to train on and {len(test.classes)} to test on",
+        )
     return data, test
 
 

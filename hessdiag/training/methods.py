@@ -60,15 +60,15 @@ REGULARISERS = {
     "sam": Regulariser(gradients.sam, "L(θ + ρ ĝ)", 2, {"rho": 0.05}),
     "usam": Regulariser(gradients.usam, "L(θ + ρ g)", 2, {"rho": 0.05}),
     "asam": Regulariser(gradients.asam, "L(θ + ρ T²g/‖Tg‖), T = |θ|", 2, {"rho": 0.5}),
-    "weight-noise": Regulariser(gradients.weight_noise, "E L(θ + ε)", 1, {"sigma2": 1e-4}),
+    "weight-noise": Regulariser(
+        gradients.weight_noise, "E L(θ + ε)", 1, {"sigma2": 1e-4, "samples": 1}
+    ),
     "nso": Regulariser(
         gradients.nso, "E ½[L(θ + ε) + L(θ − ε)]", 2, {"sigma2": 1e-4, "num_pairs": 1}
     ),
-    "hessian-trace": Regulariser(gradients.hessian_trace, "L + κ tr H", 9, _HESSIAN, **_THIRD),
+    "hessian-trace": Regulariser(gradients.hessian_trace, "L + κ tr H", 13 / 3, _HESSIAN, **_THIRD),
     "gn-trace": Regulariser(gradients.gn_trace, "L + κ tr G", 11 / 3, _LABELS, **_SECOND),
-    "nme-trace": Regulariser(
-        gradients.nme_trace, "L + κ tr N", 35 / 3, _HESSIAN | _LABELS, **_THIRD
-    ),
+    "nme-trace": Regulariser(gradients.nme_trace, "L + κ tr N", 7, _HESSIAN | _LABELS, **_THIRD),
 }
 SURROGATES = ("augmented_relu", "diminished_gelu")
 """Activations without a third derivative."""

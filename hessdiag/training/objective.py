@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hessdiag.curvature.losses import CrossEntropy, MeanSquaredError
+from hessdiag.curvature.normalisation import ComposedNormalisation
+from hessdiag.linalg import processes
 from hessdiag.nets.models import batch_norms
 
 
@@ -43,26 +46,33 @@ class Objective:
         self._batch_norms = batch_norms(model)
 
     def evaluate(
-        self, x: Tensor, y: Tensor, *, move_statistics: bool = True
+        self, x: Tensor, y: Tensor, size: int | None = None, *, move_statistics: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Compute the outputs z and the mean loss, with a graph.
+        """Compute the outputs z and the loss, ``Σ ℓ(z_n, y_n)/N``, with a graph.
 
         Args:
-            x: inputs ``(N, …)``.
-            y: labels ``(N,)``.
+            x: inputs ``(n, …)``.
+            y: labels ``(n,)``.
+            size: N; the sum over several processes, whose batches have N examples together, is
+                then the mean loss. None for n.
             move_statistics: whether BatchNorm's running statistics take this batch in.
         """
         with ExitStack() as stack:
             if not move_statistics:
                 stack.enter_context(self.frozen_statistics())
+            if processes.count() > 1:  # the batch of BatchNorm is that of all
+                stack.enter_context(ComposedNormalisation())
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(x.device.type, torch.bfloat16))
             z = self.model(x)
         if self.precision == "bf16":
             z = z.float()
+        size = len(y) if size is None else size
         if self.name == "mse":
-            return z, F.mse_loss(z, F.one_hot(y, z.shape[1]).to(z))
-        return z, F.cross_entropy(z, y, label_smoothing=self.label_smoothing)
+            total = F.mse_loss(z, F.one_hot(y, z.shape[1]).to(z), reduction="sum")
+            return z, total / (size * z.shape[1])
+        total = F.cross_entropy(z, y, reduction="sum", label_smoothing=self.label_smoothing)
+        return z, total / size
 
     @contextmanager
     def frozen_statistics(self) -> Generator[None]:
@@ -77,20 +87,27 @@ class Objective:
                 layer.track_running_stats = flag
 
     def output_hessian(self, z: Tensor, y: Tensor, u: Tensor) -> Tensor:
-        """Compute B u for the mean loss, ``(N, C)``."""
-        return self._output_loss.at(z.detach(), y).hessian(u) / len(z)
+        """Compute B u for the sum of the losses, ``(n, C)``."""
+        return self._output_loss.at(z.detach(), y).hessian(u)
 
-    def sampled_cotangent(self, z: Tensor, labels: torch.Generator) -> Tensor:
-        """Draw labels ŷ from the model; the cotangent c ``(N, C)`` of each example's loss at them.
+    def draws(self, size: int, z: Tensor, labels: torch.Generator) -> Tensor:
+        """Draw what the labels of ``size`` examples come from: each one's, whoever holds it."""
+        options: dict[str, Any] = {"generator": labels, "device": z.device, "dtype": z.dtype}
+        if self.name == "mse":
+            return torch.randn(size, z.shape[1], **options)
+        return torch.rand(size, **options)
+
+    def sampled_cotangent(self, z: Tensor, drawn: Tensor) -> Tensor:
+        """Turn draws into labels ŷ of the model; the cotangent c ``(n, C)`` of each loss at them.
 
         ``E c cᵀ = B``, so that ``tr G = N E‖(1/N) Σ Jᵀc‖²``. Cross-entropy draws classes from the
         softmax; the mean squared error draws outputs from a normal distribution around z of
         variance C/2, whose log-likelihood it is. c depends on z, the draw does not.
         """
         if self.name == "mse":
-            noise = torch.randn(z.shape, generator=labels, device=z.device, dtype=z.dtype)
-            drawn = z.detach() + math.sqrt(z.shape[1] / 2) * noise
-            return 2 / z.shape[1] * (z - drawn)
+            sampled = z.detach() + math.sqrt(z.shape[1] / 2) * drawn
+            return 2 / z.shape[1] * (z - sampled)
         p = z.softmax(1)
-        drawn = torch.multinomial(p.detach(), 1, generator=labels)[:, 0]
-        return p - F.one_hot(drawn, z.shape[1]).to(p)
+        below = p.detach().cumsum(1) <= drawn[:, None]  # the first class whose share reaches u
+        chosen = below[:, :-1].sum(1)  # rounding may leave the last sum below 1
+        return p - F.one_hot(chosen, z.shape[1]).to(p)

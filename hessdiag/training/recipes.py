@@ -46,6 +46,8 @@ class Recipe:
         mean, std: of every channel, to normalise images in [0, 1]; None for the data's own.
         zero_gamma: start the last BatchNorm γ of each residual block at 0.
         head_std: start the classifier's weight from N(0, head_std²); None for the network's own.
+        init: weights to start from: a checkpoint, or "torchvision" for its pretrained ones; None
+            for fresh ones.
         validation: share of the training data held out.
         precision: "float32", or "bf16" where it is safe.
         regulariser, strengths: its name, and pairs of options and values; defaults for the rest.
@@ -78,6 +80,7 @@ class Recipe:
     std: tuple[float, ...] | None = None
     zero_gamma: bool = False
     head_std: float | None = None
+    init: str | None = None
     validation: float = 0.0
     precision: str = "float32"
     regulariser: str = "none"
@@ -141,10 +144,11 @@ _FINETUNE = Recipe(
     weight_decay=0.0,
     schedule="step",
     augmentation=("resized-crop", "flip"),
+    init="torchvision",
     validation=0.1,
     regulariser="nso",
     strengths=(("sigma2", 1e-4), ("num_pairs", 1)),  # σ = 0.01
-    source="Zhang, Li & Ju (2024), without their colour jitter; start from pretrained weights",
+    source="Zhang, Li & Ju (2024), without their colour jitter",
 )
 RECIPES = {
     recipe.name: recipe

@@ -2,183 +2,214 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hessdiag.data.datasets import Dataset
+from hessdiag.curvature.kernels import exact_kernels, repeatable_kernels
 from hessdiag.errors import InputError
+from hessdiag.linalg import processes
 from hessdiag.linalg.vectors import all_finite
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
-from hessdiag.nets import checkpoints, models
+from hessdiag.nets import checkpoints, models, pretrained
 from hessdiag.seeds import stream
 from hessdiag.training import folder, methods, state
-from hessdiag.training.augmentation import augment
+from hessdiag.training.feeds import Batch, Data, Feed, hold_out, make_feed, shuffled
 from hessdiag.training.folder import Config
+from hessdiag.training.history import Epoch, Standing
 from hessdiag.training.objective import Objective
 from hessdiag.training.optimisation import initialise, learning_rate, make_optimizer
 from hessdiag.training.task import Step, Streams, Task
+from hessdiag.training.tracking import make_tracker
 
 _LOOK_EVERY = {"cpu": 1, "cuda": 50}  # steps between looks at whether all was finite: GPUs wait
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What is known after an epoch.
-
-    Attributes:
-        number: from 1.
-        step: steps taken so far.
-        lr: learning rate of the last one.
-        train_loss: mean over the epoch's steps, as the weights moved; without any penalty.
-        train_accuracy: likewise.
-        validation_accuracy: on the examples held out, or None where there are none.
-        test_accuracy: on the test split, or None where there is none.
-        num_skipped: steps of the epoch left out as they were not finite.
-    """
-
-    number: int
-    step: int
-    lr: float
-    train_loss: float
-    train_accuracy: float
-    validation_accuracy: float | None
-    test_accuracy: float | None
-    num_skipped: int
-
-    @property
-    def score(self) -> float | None:
-        """The accuracy by which the best epoch is chosen."""
-        held_out = self.validation_accuracy
-        return self.test_accuracy if held_out is None else held_out
-
-    def summary(self) -> str:
-        """One line for people."""
-        text = f"loss {self.train_loss:.4f}, train accuracy {self.train_accuracy:.2%}"
-        if self.validation_accuracy is not None:
-            text += f", validation accuracy {self.validation_accuracy:.2%}"
-        if self.test_accuracy is not None:
-            text += f", test accuracy {self.test_accuracy:.2%}"
-        return text
 
 
 class Run:
     """A run in progress: everything that a state holds, and what can be built anew."""
 
     def __init__(
-        self, config: Config, data: Dataset, test: Dataset | None, out: Path, device: torch.device
+        self,
+        config: Config,
+        data: Data,
+        test: Data | None,
+        out: Path,
+        device: torch.device,
+        *,
+        num_workers: int = 0,
     ) -> None:
-        self.config, self.test, self.out, self.device = config, test, out, device
-        recipe = config.recipe
+        self.config, self.data, self.out, self.device = config, data, out, device
+        recipe, seed = config.recipe, config.seed
         self.regulariser = methods.find(config.regulariser)
         self.spec = ModelSpec(
             recipe.model, recipe.activation, recipe.beta, data.num_classes, data.input_shape
         )
-        self.model = models.build(self.spec, seed=stream(config.seed, "init"))
-        initialise(recipe, self.model, stream(config.seed, "head"))
-        self.model.to(device)
+        self.model = models.build(self.spec, seed=stream(seed, "init"))
+        initialise(recipe, self.model, stream(seed, "head"))
+        second = self.regulariser.second_derivative
+        self.kernels = exact_kernels if second else repeatable_kernels
+        # measured: channels last, first derivatives are faster, and second derivatives slower
+        self.layout = torch.contiguous_format if second else torch.channels_last
+        self.model.to(device).to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
         self.optimizer = make_optimizer(recipe, self.model)
+        compiled: Any = torch.compile(self.model) if config.compile else self.model
         self.objective = Objective(
-            self.model,
+            compiled,
             recipe.loss,
             label_smoothing=recipe.label_smoothing,
             precision=recipe.precision,
         )
-        self.data = data
-        training, self.held_out = _split(data, recipe.validation, config.seed)
-        self.inputs, self.targets = data.inputs[training], data.targets[training]
-        self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
-        self.order = torch.Generator().manual_seed(stream(config.seed, "order"))
-        self.per_epoch = len(_batches(len(self.inputs), recipe.batch_size, torch.Generator()))
+        self.feed = make_feed(data, device, recipe.augmentation, seed, num_workers)
+        self.test = None if test is None else make_feed(test, device, num_workers=num_workers)
+        self.num_tested = 0 if test is None else test.num_samples
+        self.training, self.held_out = hold_out(data.num_samples, recipe.validation, seed)
+        self.tracker = make_tracker(config, data)
+        self.order = torch.Generator().manual_seed(stream(seed, "order"))
+        self.per_epoch = len(shuffled(self.training, recipe.batch_size, torch.Generator()))
         self.num_steps = recipe.epochs * self.per_epoch
-        self.batches: list[Tensor] = []
+        self.batches: list[Tensor] = []  # of the epoch under way
+        self.coming: Generator[Batch] | None = None  # what is left of them
         self.step = 0
         self.epochs: list[Epoch] = []
+        self.logged: list[dict[str, Any]] = []
+        self.seconds = 0.0  # spent on steps, in this process
+        self.num_seen = 0  # examples of those steps
         self._reset_totals()
+
+    def begin(self) -> None:
+        """Take the weights to start from, and clear the folder.
+
+        Raises:
+            InputError: they cannot be had, or the folder cannot be written.
+        """
+        recipe = self.config.recipe
+        if recipe.init is not None:
+            pretrained.start_from(pretrained.locate(recipe.init, recipe.model), self.model)
+        if processes.is_first():
+            folder.prepare(self.out, self.config)
 
     def advance(self) -> None:
         """Take one step."""
-        position = self.step % self.per_epoch
-        if position == 0 or not self.batches:
-            self.batches = _batches(len(self.inputs), self.config.recipe.batch_size, self.order)
         recipe, seed = self.config.recipe, self.config.seed
-        index = self.batches[position].to(self.device)
-        x, y = self.inputs[index], self.targets[index]
-        if recipe.augmentation:
-            x = augment(x, recipe.augmentation, self._generator("augmentation"))
-        torch.manual_seed(stream(seed, "dropout", self.step))
+        began = time.perf_counter()
+        if self.coming is None:
+            position = self.step % self.per_epoch
+            if position == 0 or not self.batches:
+                self.batches = shuffled(self.training, recipe.batch_size, self.order)
+            self.coming = self.feed.batches(self.batches[position:], self.step)
+        batch = next(self.coming)
+        torch.manual_seed(stream(seed, "dropout", self.step, processes.rank()))
         self.model.train()
-        streams = Streams(self._generator("perturbation"), self._generator("labels"))
-        task = Task(self.objective, x, y, self.config.strengths, streams)
+        task = Task(
+            self.objective,
+            self._laid_out(batch.x),
+            batch.y,
+            self.config.strengths,
+            Streams(self._generator("perturbation"), self._generator("labels")),
+            batch.size,
+            batch.first,
+        )
         skips = self.config.on_nonfinite == "skip"
         buffers = [tensor.clone() for tensor in self.model.buffers()] if skips else []
-        step = self.regulariser.gradient(task)
-        finite = torch.isfinite(step.loss + torch.nn.utils.get_total_norm(step.gradient))
+        with self.kernels():
+            step = self.regulariser.gradient(task)
+        norm = torch.nn.utils.get_total_norm(step.gradient)
+        finite = torch.isfinite(step.loss + norm)
         if skips and not bool(finite):
             self.num_skipped += 1
             for tensor, before in zip(self.model.buffers(), buffers, strict=True):
                 tensor.copy_(before)  # BatchNorm has taken the batch in
         else:
             self._descend(step)
-            self._count(step, y)
-            here = torch.full_like(self.first_bad, self.step)
-            self.first_bad = torch.where((self.first_bad < 0) & ~finite, here, self.first_bad)
+            self._count(step, batch)
+            self._log(step.loss, norm)
+            bad = torch.full_like(self.first_bad, self.step)
+            self.first_bad = torch.where((self.first_bad < 0) & ~finite, bad, self.first_bad)
         self.step += 1
+        self.num_seen += batch.size
         if self.step % _LOOK_EVERY[self.device.type] == 0:
             self._look()
+        self.seconds += time.perf_counter() - began
+
+    @property
+    def standing(self) -> Standing:
+        """Tell where the run stands; the loss where that costs no waiting."""
+        loss, right, size = self.totals.tolist() if self.device.type == "cpu" else (0.0,) * 3
+        return Standing(
+            step=self.step,
+            num_steps=self.num_steps,
+            epoch=-(-self.step // self.per_epoch),
+            lr=learning_rate(self.config.recipe, max(self.step - 1, 0), self.per_epoch),
+            loss=loss / size if size else None,
+            accuracy=right / size if size else None,
+            images_per_second=self.images_per_second,
+        )
+
+    @property
+    def images_per_second(self) -> float:
+        """Examples of all processes over the time that this process has spent on steps."""
+        return self.num_seen / self.seconds if self.seconds else 0.0
 
     def close_epoch(self) -> Epoch:
         """Measure, write metrics and checkpoints."""
         self._look(at_weights=True)
-        loss, right, examples = self.totals.tolist()
-        size = examples or math.nan  # of an epoch of skipped steps nothing is known
-        held_out = tested = None
-        if len(self.held_out):
-            held_out = self._accuracy(self.data, self.held_out)
-        if self.test is not None:
-            tested = self._accuracy(self.test, torch.arange(self.test.num_samples))
+        began = time.perf_counter()
+        processes.add_up(self.totals)
+        loss, right, num_counted = self.totals.tolist()
+        self.seconds += time.perf_counter() - began  # a GPU had steps to finish
+        size = num_counted or math.nan  # of an epoch of skipped steps nothing is known
+        number = self.step // self.per_epoch
+        config, everything = self.config, torch.arange(self.num_tested)
+        due = number % config.track_every == 0 or self.step == self.num_steps
         epoch = Epoch(
-            number=self.step // self.per_epoch,
+            number=number,
             step=self.step,
-            lr=learning_rate(self.config.recipe, self.step - 1, self.per_epoch),
+            lr=learning_rate(config.recipe, self.step - 1, self.per_epoch),
             train_loss=loss / size,
             train_accuracy=right / size,
-            validation_accuracy=held_out,
-            test_accuracy=tested,
+            validation_accuracy=self._accuracy(self.feed, self.held_out),
+            test_accuracy=self._accuracy(self.test, everything) if self.test else None,
             num_skipped=self.num_skipped,
+            curvature=self.tracker.measure(self.model) if self.tracker and due else {},
         )
         best = max((e.score for e in self.epochs if e.score is not None), default=None)
         self.epochs.append(epoch)
-        folder.write_metrics(self.out, [dataclasses.asdict(row) for row in self.epochs])
-        metadata = self._metadata(epoch)
-        checkpoints.save(self.out / folder.LAST, self.model, metadata)
-        if best is None or (epoch.score is not None and epoch.score > best):
-            checkpoints.save(self.out / folder.BEST, self.model, metadata)
+        if processes.is_first():
+            metadata = self._metadata(epoch)
+            checkpoints.save(self.out / folder.LAST, self.model, metadata)
+            if best is None or (epoch.score is not None and epoch.score > best):
+                checkpoints.save(self.out / folder.BEST, self.model, metadata)
+            if config.log_every:
+                folder.write_steps(self.out, self.logged)
+            # last, as they tell that the epoch is done
+            folder.write_metrics(self.out, [row.to_row() for row in self.epochs])
         self._reset_totals()
+        self.coming = None
         return epoch
 
     def save(self) -> None:
         """Write the state."""
         self._look(at_weights=True)
-        state.save(
-            self.out,
-            {
-                "config": _digest(self.config),
+        totals = self.totals.clone()
+        processes.add_up(totals)
+        if processes.is_first():
+            payload = {
+                "config": self.config.digest,
                 "data": self.data.sha256,
                 "step": self.step,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "totals": self.totals,
+                "totals": totals,
                 "num_skipped": self.num_skipped,
-                "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
-            },
-        )
+                "epochs": [epoch.to_row() for epoch in self.epochs],
+                "logged": self.logged,
+            }
+            state.save(self.out, payload)
 
     def restore(self, payload: dict[str, Any]) -> None:
         """Go to the state that ``save`` wrote.
@@ -186,7 +217,7 @@ class Run:
         Raises:
             InputError: it is of another configuration or of other data.
         """
-        for name, own in (("config", _digest(self.config)), ("data", self.data.sha256)):
+        for name, own in (("config", self.config.digest), ("data", self.data.sha256)):
             if payload.get(name) != own:
                 what = "configuration" if name == "config" else "training data"
                 raise InputError(
@@ -197,11 +228,13 @@ class Run:
         self.step = payload["step"]
         self.model.load_state_dict(payload["model"])
         self.optimizer.load_state_dict(payload["optimizer"])
-        self.totals = payload["totals"].to(self.device)
+        if processes.is_first():
+            self.totals = payload["totals"].to(self.device)
         self.num_skipped = payload["num_skipped"]
-        self.epochs = [Epoch(**row) for row in payload["epochs"]]
+        self.epochs = [Epoch.from_row(row) for row in payload["epochs"]]
+        self.logged = payload["logged"]
         for _ in range(-(-self.step // self.per_epoch)):  # the order of the epochs begun
-            self.batches = _batches(len(self.inputs), self.config.recipe.batch_size, self.order)
+            self.batches = shuffled(self.training, self.config.recipe.batch_size, self.order)
 
     def _descend(self, step: Step) -> None:
         for tensor, gradient in zip(self.objective.parameters, step.gradient, strict=True):
@@ -211,9 +244,17 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _count(self, step: Step, y: Tensor) -> None:
-        right = (step.outputs.argmax(1) == y).sum()
-        self.totals += torch.stack([step.loss * len(y), right, right.new_tensor(len(y))])
+    def _count(self, step: Step, batch: Batch) -> None:
+        right = (step.outputs.argmax(1) == batch.y).sum()
+        size = torch.full_like(right, batch.size if processes.is_first() else 0)
+        self.totals += torch.stack([step.loss * size, right, size])
+
+    def _log(self, loss: Tensor, norm: Tensor) -> None:
+        every = self.config.log_every
+        if every and (self.step + 1) % every == 0:
+            lr = self.optimizer.param_groups[0]["lr"]
+            row = {"loss": float(loss), "gradient_norm": float(norm)}
+            self.logged.append({"step": self.step + 1, "lr": lr, **row})
 
     def _reset_totals(self) -> None:
         self.totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, right, all
@@ -238,14 +279,19 @@ class Run:
             )
 
     @torch.no_grad()
-    def _accuracy(self, data: Dataset, chosen: Tensor) -> float:
-        """Share of right predictions in evaluation mode."""
+    def _accuracy(self, feed: Feed, chosen: Tensor) -> float | None:
+        """Share of right predictions in evaluation mode; None of no examples."""
+        if not len(chosen):
+            return None
         self.model.eval()
-        right = 0
-        for index in chosen.split(4 * self.config.recipe.batch_size):
-            z = self.model(data.inputs[index].to(self.device))
-            right += int((z.argmax(1) == data.targets[index].to(self.device)).sum())
-        return right / len(chosen)
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        for batch in feed.batches(chosen.split(4 * self.config.recipe.batch_size), None):
+            right += (self.model(self._laid_out(batch.x)).argmax(1) == batch.y).sum()
+        processes.add_up(right)
+        return int(right) / len(chosen)
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=self.layout) if x.ndim == 4 else x
 
     def _generator(self, name: str) -> torch.Generator:
         generator = torch.Generator(self.device)
@@ -264,30 +310,8 @@ class Run:
             recipe=self.config.recipe.name,
             regulariser=self.config.regulariser,
             epoch=epoch.number,
-            seed=self.config.seed,
+            seed=None
+            if self.config.recipe.init
+            else self.config.seed,  # it gave the initial weights
             metrics=metrics,
         )
-
-
-def _split(data: Dataset, validation: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Choose the examples to train on and those held out, as indices."""
-    size = len(data.targets)
-    held_out = round(validation * size)
-    generator = torch.Generator().manual_seed(stream(seed, "validation"))
-    if size - held_out < 2:
-        raise InputError(
-            "training needs at least two examples",
-            got=f"{size - held_out} of {size}, as a share of {validation:g} is held out",
-        )
-    order = torch.randperm(size, generator=generator) if held_out else torch.arange(size)
-    return order[held_out:], order[:held_out]
-
-
-def _batches(size: int, batch_size: int, order: torch.Generator) -> list[Tensor]:
-    """Shuffle indices into batches; a last batch of one is left out, as BatchNorm needs two."""
-    batches = torch.randperm(size, generator=order).split(batch_size)
-    return [batch for batch in batches if len(batch) > 1]
-
-
-def _digest(config: Config) -> str:
-    return hashlib.sha256(config.to_toml().encode()).hexdigest()

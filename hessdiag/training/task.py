@@ -55,9 +55,9 @@ class Step:
     """What a step is made of.
 
     Attributes:
-        gradient: one tensor per parameter, to descend along.
-        outputs: z of the first pass, ``(N, C)``, detached.
-        loss: mean loss of that pass, a scalar, detached; without the penalty.
+        gradient: one tensor per parameter, to descend along; of the whole batch.
+        outputs: z of the first pass, ``(n, C)``, detached; of this process's share of the batch.
+        loss: mean loss of that pass over the whole batch, a scalar, detached; without the penalty.
     """
 
     gradient: list[Tensor]
@@ -67,14 +67,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Task:
-    """A batch to take a step on.
+    """A batch to take a step on; of several processes, each holds some of its examples.
 
     Attributes:
         objective: the loss.
-        x: inputs ``(N, …)``.
-        y: labels ``(N,)``.
+        x: inputs ``(n, …)``.
+        y: labels ``(n,)``.
         strengths: of the regulariser.
-        streams: of its randomness.
+        streams: of its randomness, the same in all processes.
+        size: N, examples in the whole batch; None for n.
+        first: index in the whole batch of the first one here.
     """
 
     objective: Objective
@@ -82,12 +84,31 @@ class Task:
     y: Tensor
     strengths: Strengths
     streams: Streams
+    size: int | None = None
+    first: int = 0
 
     @property
     def parameters(self) -> list[Tensor]:
         """The weights, live."""
         return self.objective.parameters
 
+    @property
+    def num_examples(self) -> int:
+        """N."""
+        return len(self.y) if self.size is None else self.size
+
     def evaluate(self, *, move_statistics: bool = True) -> tuple[Tensor, Tensor]:
-        """Compute outputs and mean loss at the weights as they are now."""
-        return self.objective.evaluate(self.x, self.y, move_statistics=move_statistics)
+        """Compute outputs and this process's part of the mean loss, at the weights as they are."""
+        return self.objective.evaluate(
+            self.x, self.y, self.num_examples, move_statistics=move_statistics
+        )
+
+    def sampled_cotangent(self, z: Tensor) -> Tensor:
+        """Draw labels from the model; the cotangent of the mean loss at them, ``(n, C)``."""
+        drawn = self.objective.draws(self.num_examples, z, self.streams.labels)
+        here = drawn[self.first : self.first + len(z)]
+        return self.objective.sampled_cotangent(z, here) / self.num_examples
+
+    def output_hessian(self, z: Tensor, u: Tensor) -> Tensor:
+        """Compute B u for the mean loss, ``(n, C)``."""
+        return self.objective.output_hessian(z, self.y, u) / self.num_examples

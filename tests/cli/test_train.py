@@ -20,6 +20,7 @@ FILES = [
     "curves.png",
     "metrics.jsonl",
     "model.safetensors",
+    "report.json",
     "state.pt",
 ]
 TINY = ("--model", "mlp-8", "--epochs", 1, "--num-samples", 64)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
-from hessdiag.data import datasets, vision
+from hessdiag.data import datasets, preparation, vision
 from hessdiag.errors import InputError
 
 LABELS = np.arange(20, dtype=np.uint8) % 5
@@ -219,9 +219,9 @@ def test_a_file_holds_one_split(tmp_path: Path) -> None:
     assert "training split only" in refusal(lambda: datasets.load(train, split="test"))
     npz(tmp_path, "a_test.npz", inputs=np.zeros((2, 1)), labels=np.zeros(2, int))
     pattern = str(tmp_path / "a_{split}.npz")
-    assert [datasets.load(train, split=s).num_samples for s in datasets.SPLITS] == [3, 2]
-    assert [datasets.load(pattern, split=s).num_samples for s in datasets.SPLITS] == [3, 2]
-    assert [datasets.load(alone, split=s).num_samples for s in datasets.SPLITS] == [4, 4]
+    assert [datasets.load(train, split=s).num_samples for s in preparation.SPLITS] == [3, 2]
+    assert [datasets.load(pattern, split=s).num_samples for s in preparation.SPLITS] == [3, 2]
+    assert [datasets.load(alone, split=s).num_samples for s in preparation.SPLITS] == [4, 4]
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_only_the_selected_images_are_decoded(
     images_in(tmp_path, (4, 4), (4, 4), (4, 4))
     decoded: list[str] = []
     monkeypatch.setattr(
-        vision, "_decode", lambda path: decoded.append(path) or torch.zeros(2, 2, 3).byte()
+        vision, "decode", lambda path, _: decoded.append(path) or torch.zeros(2, 2, 3).byte()
     )
     assert datasets.load(f"folder:{tmp_path}", num_samples=2).num_samples == len(decoded) == 2
 

@@ -48,7 +48,13 @@ def sampled_targets(problem: Problem, number: int, seed: int = 0) -> list[Tensor
         return [
             z + scale * torch.randn(z.shape, generator=draws, dtype=z.dtype) for _ in range(number)
         ]
-    return [torch.multinomial(z.softmax(1), 1, generator=draws)[:, 0] for _ in range(number)]
+    shares = z.softmax(1).cumsum(1)
+    return [
+        torch.searchsorted(
+            shares, torch.rand(len(z), 1, generator=draws, dtype=z.dtype), right=True
+        )[:, 0]
+        for _ in range(number)
+    ]
 
 
 @cache
@@ -88,12 +94,14 @@ def assert_mean(rows: Tensor, wanted: Tensor) -> None:
 # given the draw
 
 
+@pytest.mark.parametrize("samples", [1, 3])
 @each_problem
-def test_weight_noise_is_the_gradient_at_noisy_weights(problem: Problem) -> None:
-    (v,) = noises(problem, 1)
-    wanted = problem.gradient(problem.theta + 0.1 * v)
-    assert relative_error(problem.step("weight-noise", sigma2=0.01), wanted) < TOLERANCE
-    assert relative_error(problem.step("none"), wanted) > 1e-3
+def test_weight_noise_averages_over_noisy_weights(problem: Problem, samples: int) -> None:
+    passes = [problem.gradient(problem.theta + 0.1 * v) for v in noises(problem, samples)]
+    got = problem.step("weight-noise", sigma2=0.01, samples=samples)
+    assert relative_error(got, torch.stack(passes).mean(0)) < TOLERANCE
+    assert relative_error(problem.step("none"), got) > 1e-3
+    assert samples == 1 or relative_error(got, passes[0]) > 1e-3
 
 
 @pytest.mark.parametrize("num_pairs", [1, 2])
@@ -186,7 +194,9 @@ def every_label(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tensor, Tenso
     """
     z = evaluator(TINY)
     out: list[Tensor] = []
-    monkeypatch.setattr(torch, "multinomial", lambda *_, **__: out[-1][:, None])
+    p = TINY.outputs(TINY.theta).softmax(1)
+    middles = p.cumsum(1) - p / 2
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: middles[range(3), out[-1]])
 
     def combinations() -> Iterator[tuple[Tensor, Tensor]]:
         theta = TINY.theta.requires_grad_()
@@ -230,7 +240,7 @@ def test_sampled_labels_make_the_trace_of_g(
     j, p = jacrev(evaluator(TINY))(TINY.theta), z.softmax(1)
     trace, covariance = torch.zeros(()).double(), torch.zeros(3, 3, 3).double()
     for targets, (weight, *_) in every_label:
-        c = objective.sampled_cotangent(z, generator(0))
+        c = objective.sampled_cotangent(z, objective.draws(3, z, generator(0)))
         assert relative_error(c, p - F.one_hot(targets, 3)) < TOLERANCE
         g = torch.einsum("nk,nkp->p", c, j) / 3
         trace += weight.detach() * 3 * g @ g
@@ -247,7 +257,9 @@ def test_sampled_labels_make_the_trace_of_g(
 def test_sampled_cotangents_have_mean_zero_and_covariance_b(problem: Problem) -> None:
     draws, count = generator(5), 4000
     objective, z = problem.task().objective, problem.outputs(problem.theta)
-    c = torch.stack([objective.sampled_cotangent(z, draws) for _ in range(count)])
+    c = torch.stack(
+        [objective.sampled_cotangent(z, objective.draws(len(z), z, draws)) for _ in range(count)]
+    )
     b = 2 / 3 * torch.eye(3).double().expand(3, 3, 3)
     if problem is TINY:
         p = z.softmax(1)

@@ -17,7 +17,7 @@ from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
 from hessdiag.training import folder, loop, recipes
 from hessdiag.training.folder import Config
-from hessdiag.training.run import Epoch
+from hessdiag.training.history import Epoch, Standing
 from hessdiag.training.task import Strengths
 
 RECIPE = replace(recipes.find("digits-wrn10-1"), model="mlp-16", epochs=3, batch_size=32)
@@ -37,7 +37,9 @@ def train(
     out: Path, recipe: recipes.Recipe = RECIPE, *, seed: int = 0, **options: Any
 ) -> checkpoints.Checkpoint:
     data, test = digits()
-    return checkpoints.read(loop.train(config(recipe, seed=seed), data, test, out=out, **options))
+    return checkpoints.read(
+        loop.train(config(recipe, seed=seed), data, test, out=out, **options).checkpoint
+    )
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -52,8 +54,8 @@ def refusal(act: Callable[[], Any]) -> str:
 
 def test_the_loss_falls_and_the_digits_are_learnt(tmp_path: Path):
     epochs: list[Epoch] = []
-    steps: list[tuple[int, int]] = []
-    train(tmp_path, on_epoch=epochs.append, on_step=lambda done, total: steps.append((done, total)))
+    steps: list[Standing] = []
+    train(tmp_path, on_epoch=epochs.append, on_step=steps.append)
     losses = [epoch.train_loss for epoch in epochs]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.5 * losses[0]
@@ -61,7 +63,13 @@ def test_the_loss_falls_and_the_digits_are_learnt(tmp_path: Path):
     assert epochs[-1].train_accuracy > 0.8
     assert epochs[-1].test_accuracy is not None
     assert epochs[-1].test_accuracy > 0.75
-    assert steps == [(done, 30) for done in range(1, 31)]  # ten batches, the last one smaller
+    assert [now.step for now in steps] == [*range(1, 31)]  # ten batches, the last one smaller
+    assert {now.num_steps for now in steps} == {30}
+    assert [now.epoch for now in steps[8:12]] == [1, 1, 2, 2]
+    assert steps[-1].lr == epochs[-1].lr
+    assert steps[-1].loss == epochs[-1].train_loss  # of all its steps
+    assert steps[-1].accuracy == epochs[-1].train_accuracy
+    assert steps[-1].images_per_second > 0
 
 
 def test_the_wrn_of_the_recipe_learns_too(tmp_path: Path):
@@ -129,7 +137,9 @@ def test_one_step_is_sgd_with_the_gradient_of_the_mean_loss(tmp_path: Path):
     spec = ModelSpec("mlp-16", "gelu", None, 10, (1, 8, 8))
     model = models.build(spec, seed=stream(4, "init"))
     F.cross_entropy(model(data.inputs), data.targets).backward()
-    found = checkpoints.read(loop.train(config(recipe, seed=4), data, None, out=tmp_path))
+    found = checkpoints.read(
+        loop.train(config(recipe, seed=4), data, None, out=tmp_path).checkpoint
+    )
     for name, p in model.named_parameters():
         assert p.grad is not None
         torch.testing.assert_close(found.tensors[name], p.detach() - 0.3 * p.grad)
@@ -163,8 +173,8 @@ def test_divergence_in_the_last_step_shows_in_the_weights_alone(tmp_path: Path):
 
 
 def test_an_interruption_leaves_no_checkpoint(tmp_path: Path):
-    def interrupt(done: int, _total: int) -> None:
-        if done == 4:
+    def interrupt(now: Standing) -> None:
+        if now.step == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -176,9 +186,9 @@ def test_what_a_run_writes(tmp_path: Path):
     epochs: list[Epoch] = []
     train(tmp_path, on_epoch=epochs.append)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == sorted({*folder.FILES} - {folder.CURVES})
+    assert names == sorted({*folder.FILES} - {folder.STEPS, folder.CURVES, folder.REPORT})
     rows = folder.read_metrics(tmp_path)
-    assert [Epoch(**row) for row in rows] == epochs
+    assert [Epoch.from_row(row) for row in rows] == epochs
     assert [row["step"] for row in rows] == [10, 20, 30]
     assert [row["num_skipped"] for row in rows] == [0, 0, 0]
     assert 0 < rows[-1]["lr"] < rows[0]["lr"] < RECIPE.lr  # of each epoch's last step
@@ -210,16 +220,16 @@ def test_with_examples_held_out_they_choose_the_best_epoch():
 def test_a_last_batch_of_one_is_left_out(tmp_path: Path):
     data, _ = digits(33)
     epochs: list[Epoch] = []
-    steps: list[tuple[int, int]] = []
+    steps: list[Standing] = []
     loop.train(
         config(replace(RECIPE, epochs=2)),
         data,
         None,
         out=tmp_path,
-        on_step=lambda done, total: steps.append((done, total)),
+        on_step=steps.append,
         on_epoch=epochs.append,
     )
-    assert steps == [(1, 2), (2, 2)]
+    assert [(now.step, now.num_steps) for now in steps] == [(1, 2), (2, 2)]
     right = [epoch.train_accuracy * 32 for epoch in epochs]
     assert right == pytest.approx([round(number) for number in right])
 

@@ -20,7 +20,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "sam": {"rho": 0.05},
     "usam": {"rho": 0.05},
     "asam": {"rho": 0.5},
-    "weight-noise": {"sigma2": 1e-4},
+    "weight-noise": {"sigma2": 1e-4, "samples": 1},
     "nso": {"sigma2": 1e-4, "num_pairs": 1},
     "hessian-trace": {"sigma2": 1e-4, "kappa": 5e-5, "samples": 1, "probe": "gaussian"},
     "gn-trace": {"sigma2": 2e-3, "kappa": 1e-3, "samples": 1, "straight_through": False},
@@ -40,9 +40,9 @@ COSTS = {  # theory, section 4
     "asam": 2,
     "weight-noise": 1,
     "nso": 2,
-    "hessian-trace": 9,
+    "hessian-trace": 13 / 3,  # 5 convolutions forward and 8 back, for 1 and 2
     "gn-trace": 11 / 3,
-    "nme-trace": 9 + 11 / 3 - 1,
+    "nme-trace": 13 / 3 + 11 / 3 - 1,
 }
 VALUES: dict[str, Any] = {
     "rho": 0.3,

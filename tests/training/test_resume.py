@@ -22,7 +22,7 @@ from hessdiag.seeds import stream
 from hessdiag.training import folder, loop, methods, recipes, state
 from hessdiag.training import run as runs
 from hessdiag.training.folder import Config
-from hessdiag.training.run import Epoch
+from hessdiag.training.history import Epoch, Standing
 from hessdiag.training.task import Task
 
 RESULTS = (folder.LAST, folder.BEST, folder.METRICS)
@@ -63,9 +63,9 @@ def go_on(out: Path, given: Config, data: Dataset | None = None, **options: Any)
     return start(out, given, data, payload=payload, **options)
 
 
-def stop_at(step: int) -> Callable[[int, int], None]:
-    def on_step(done: int, _total: int) -> None:
-        if done == step:
+def stop_at(step: int) -> Callable[[Standing], None]:
+    def on_step(now: Standing) -> None:
+        if now.step == step:
             raise Stopped
 
     return on_step
@@ -332,8 +332,8 @@ def test_what_is_held_out_is_never_trained_on(tmp_path: Path):
     for method, seed in (("none", 0), ("sam", 0), ("none", 1)):
         given = config(method, recipe=replace(RECIPE, validation=0.25), seed=seed)
         run = runs.Run(given, data, None, tmp_path, torch.device("cpu"))
-        trained = {known[row.numpy().tobytes()] for row in run.inputs}
-        assert len(run.inputs) == len(trained) == 54
+        trained = {known[row.numpy().tobytes()] for row in data.inputs[run.training]}
+        assert len(run.training) == len(trained) == 54
         assert trained.isdisjoint(run.held_out.tolist())
         assert trained | {*run.held_out.tolist()} == {*range(72)}
         chosen.append(trained)

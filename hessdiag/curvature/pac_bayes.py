@@ -1,0 +1,164 @@
+"""The PAC-Bayes bound of a network's loss by the traces of its examples' Hessians."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.kernels import exact_kernels
+from hessdiag.curvature.linearisation import Linearisation
+from hessdiag.curvature.risk import EmpiricalRisk
+from hessdiag.errors import InputError, NotFinite
+from hessdiag.linalg.trace import Array, Estimate, Probes, estimate_mean
+from hessdiag.linalg.vectors import all_finite
+from hessdiag.seeds import stream
+
+
+@dataclass(frozen=True)
+class PacBayes:
+    """The bound's leading terms, ``(1 + ε)(L̂ + √(Cαr²/n))``, and what they are made of.
+
+    Attributes:
+        empirical_loss: L̂, the mean loss over the sample.
+        alpha: α, the trace of the Hessian of the sample's sharpest example; its error is that of
+            the probes.
+        loss_bound: C, the largest loss of an example of the sample.
+        radius: r, the norm of the weights, or their distance from where training started.
+        num_train: n, the number of training examples.
+        epsilon: ε.
+    """
+
+    empirical_loss: float
+    alpha: Estimate
+    loss_bound: float
+    radius: float
+    num_train: int
+    epsilon: float
+
+    @property
+    def complexity(self) -> float:
+        """√(Cαr²/n), where α < 0 counts as 0: to leading order noise then costs no loss."""
+        alpha = max(self.alpha.value, 0.0)
+        return self.radius * math.sqrt(self.loss_bound * alpha / self.num_train)
+
+    @property
+    def value(self) -> float:
+        """The bound, without its terms of lower order."""
+        return (1 + self.epsilon) * (self.empirical_loss + self.complexity)
+
+
+def pac_bayes_bound(
+    decomposition: Decomposition,
+    *,
+    num_train: int,
+    radius: float | None = None,
+    epsilon: float = 0.1,
+    num_probes: int = 8,
+    seed: int = 0,
+) -> PacBayes:
+    """Compute ``L ≤ (1 + ε) L̂ + (1 + ε) √(Cαr²/n) + …``, α = max tr H_i.
+
+    An estimate of the theorem's leading terms, no certificate:
+
+    * its α is a maximum over all data and all weights within r, its C a bound of the loss on all
+      data; here both are maxima over the sample at θ, and so too small rather than too large;
+    * what is left out vanishes faster in n, and grows as 1/ε for ε → 0, while what is computed
+      grows with ε. So no ε is the best one here; it has to be chosen beforehand.
+
+    The sharpest example is found with one set of probes and its trace estimated with another, so
+    that α is not too large by the choice of the largest among noisy numbers.
+
+    Cost: for each example one gradient, and three a probe; nothing is shared between examples.
+
+    Args:
+        decomposition: of the loss on a sample of the training data; each example is looked at by
+            itself, and its ``on_microbatch`` called after each.
+        num_train: n, all examples trained on, not those of the sample alone.
+        radius: r, such as the distance from the initial weights; None for ‖θ‖.
+        epsilon: ε > 0.
+        num_probes: Rademacher probes for each example, and again for the sharpest.
+        seed: of the probes.
+
+    Raises:
+        InputError: n, r, ε or the number of probes is out of range; BatchNorm in batch mode, with
+            which no example has a Hessian of its own.
+        NotFinite: the curvature of an example.
+
+    Source: Zhang, Li and Ju (2024), theorem 2.1.
+    """
+    risk = decomposition.risk
+    for name, count in (("num_train", num_train), ("num_probes", num_probes)):
+        if count < 1:
+            raise InputError(f"{name} is too small", got=count, wanted="at least 1")
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise InputError("ε is out of range", got=epsilon, wanted="a finite number above 0")
+    if radius is not None and not (math.isfinite(radius) and radius >= 0):
+        raise InputError("the radius is out of range", got=radius, wanted="a number, at least 0")
+    if risk.bn == "batch":
+        raise InputError(
+            "the bound is made of single examples, which BatchNorm's batches mix",
+            got="bn='batch'",
+            wanted="bn='eval'",
+        )
+    empirical_loss = decomposition.gradient().loss
+    probes = Probes(
+        risk.layout.size,
+        seed=stream(seed, "pac-bayes"),
+        dtype=risk.dtype,
+        device=risk.device,
+    )
+    screening = probes.rows(0, num_probes)
+    loss_bound, largest, sharpest = 0.0, -math.inf, None
+    for example in _examples(risk):
+        loss, forms = _quadratic_forms(risk, *example, screening)
+        loss_bound = max(loss_bound, loss)
+        if forms.mean() > largest:
+            largest, sharpest = forms.mean(), example
+        if decomposition.on_microbatch is not None:
+            decomposition.on_microbatch()
+    assert sharpest is not None
+    _, forms = _quadratic_forms(risk, *sharpest, probes.rows(num_probes, 2 * num_probes))
+    if radius is None:
+        theta = risk.layout.flatten(list(risk.parameters.values())).detach()
+        radius = float(theta.norm(dtype=torch.float64))
+    return PacBayes(empirical_loss, estimate_mean(forms), loss_bound, radius, num_train, epsilon)
+
+
+def _examples(risk: EmpiricalRisk) -> Iterator[tuple[Any, Tensor]]:
+    """Cut the microbatches into batches of one."""
+    for x, y in risk.microbatches():
+        for index in range(len(y)):
+            yield _one(x, index), y[index : index + 1]
+
+
+def _one(x: Any, index: int) -> Any:
+    if isinstance(x, Tensor):
+        return x[index : index + 1]
+    if isinstance(x, Mapping):
+        return {key: _one(value, index) for key, value in x.items()}
+    return [_one(value, index) for value in x] if isinstance(x, Sequence) else x
+
+
+def _quadratic_forms(risk: EmpiricalRisk, x: Any, y: Tensor, probes: Tensor) -> tuple[float, Array]:
+    """Compute the loss of a batch of one and vᵀHv for each probe, ``(k,)``."""
+    with exact_kernels():
+        local = Linearisation(risk, x, y)
+        forms = torch.zeros(len(probes), dtype=torch.float64)
+        for index, probe in enumerate(probes):
+            for part in local.products(risk.layout.unflatten(probe), gn=True, nme=True):
+                assert part is not None
+                forms[index] += (probe * risk.layout.flatten(part)).sum(dtype=torch.float64)
+    if not all_finite(forms):
+        raise NotFinite(
+            "the curvature of an example is not finite",
+            got="NaN or Inf in vᵀHv",
+            hint="try --dtype float64",
+        )
+    weight = local.at_output.weight or 1.0  # an ignored target has neither loss nor curvature
+    return local.total / weight, (forms / weight).numpy()

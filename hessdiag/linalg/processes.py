@@ -1,0 +1,134 @@
+"""Several processes that each hold a share of the examples; alone, everything here does nothing.
+
+Started by ``torchrun``, every process runs the same program on the same numbers. Sums over the
+examples are the only thing that they exchange, so all take the same steps in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def count() -> int:
+    """Count the processes."""
+    return dist.get_world_size() if _joined() else 1
+
+
+def rank() -> int:
+    """Tell which process this is, from 0."""
+    return dist.get_rank() if _joined() else 0
+
+
+def is_first() -> bool:
+    """Tell whether this process speaks and writes for all."""
+    return rank() == 0
+
+
+def local_rank() -> int:
+    """Tell which of its machine's processes this is, and so which GPU is its own."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def joined(device: torch.device) -> Generator[None]:
+    """Work together within the block with the processes that ``torchrun`` started, if it did.
+
+    Sums run over NCCL on GPUs and over Gloo on CPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def share(size: int) -> slice:
+    """Choose which of ``size`` consecutive items are this process's: nearly equal, in order."""
+    whole, rest = divmod(size, count())
+    start = rank() * whole + min(rank(), rest)
+    return slice(start, start + whole + (rank() < rest))
+
+
+def summed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Sum each tensor over the processes, all in one exchange; constants to differentiation.
+
+    Args:
+        tensors: of one dtype and device, shaped alike in all processes.
+
+    Returns:
+        New tensors; alone, those given.
+    """
+    if count() == 1:
+        return list(tensors)
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    sizes = [tensor.numel() for tensor in tensors]
+    return [part.view_as(t) for part, t in zip(flat.split(sizes), tensors, strict=True)]
+
+
+def add_up(tensor: Tensor) -> None:
+    """Sum a tensor over the processes, in place."""
+    if count() > 1:
+        dist.all_reduce(tensor)
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Sum a tensor over the processes; has derivatives of every order.
+
+    Every process differentiates its own part of a sum over all; as the total enters all parts, its
+    derivative is the sum of the parts' derivatives, again a total.
+    """
+    return tensor if count() == 1 else _Total.apply(tensor)  # pyright: ignore[reportReturnType]
+
+
+def agreed(value: Any) -> Any:
+    """Give every process the first one's value, anything that pickles."""
+    if count() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def wait() -> None:
+    """Go on when all have come here."""
+    if count() > 1:
+        dist.barrier()
+
+
+@contextmanager
+def in_turn() -> Generator[None]:
+    """Let the first process pass the block before the others enter it."""
+    if not is_first():
+        wait()
+    yield
+    if is_first():
+        wait()
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004
+        result = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
+        return total(grads[0])

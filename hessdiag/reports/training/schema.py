@@ -1,0 +1,54 @@
+"""The report of a run as JSON, schema ``hessdiag.train/1``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from hessdiag.curvature.pac_bayes import PacBayes
+from hessdiag.reports import payload
+from hessdiag.training.history import Finished
+
+SCHEMA = "hessdiag.train/1"
+
+
+def train_payload(found: Finished) -> dict[str, Any]:
+    """Lay a finished run out as JSON; every number is finite or null."""
+    config = found.config
+    return payload.finite(
+        {
+            **payload.origin(
+                SCHEMA,
+                found.provenance,
+                num_parameters=found.num_parameters,
+                num_samples=found.num_samples,
+            ),
+            "regulariser": {
+                "name": config.regulariser,
+                "strengths": dataclasses.asdict(config.strengths),
+            },
+            "recipe": dataclasses.asdict(config.recipe),
+            "settings": {
+                field.name: getattr(config, field.name)
+                for field in dataclasses.fields(config)
+                if field.name not in ("recipe", "regulariser", "strengths")
+            },
+            "epochs": [epoch.to_row() for epoch in found.epochs],
+            "best_epoch": found.best.number if found.best else None,
+            "pac_bayes": _bound(found.pac_bayes),
+            "cost": {
+                "seconds": found.seconds,
+                "images_per_second": found.images_per_second,
+                "peak_memory_bytes": found.peak_memory_bytes,
+                "num_processes": found.num_processes,
+                "device": found.device,
+            },
+        }
+    )
+
+
+def _bound(bound: PacBayes | None) -> dict[str, Any] | None:
+    if bound is None:
+        return None
+    complexity = bound.complexity
+    return {"value": bound.value, "complexity": complexity, **dataclasses.asdict(bound)}

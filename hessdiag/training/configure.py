@@ -1,0 +1,65 @@
+"""From what a user asks for to a run's configuration: recipe, then file, then options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hessdiag.errors import InputError, unknown
+from hessdiag.training import methods, recipes
+from hessdiag.training.folder import Config
+
+_COUNTS = {
+    "num_samples": "--num-samples",
+    "save_every": "--save-every",
+    "log_every": "--log-every",
+    "track_every": "--track-every",
+}
+
+
+def configure(
+    recipe: str,
+    *,
+    file: str | None = None,
+    changes: Mapping[str, Any],
+    strengths: Mapping[str, Any],
+    **own: Any,
+) -> Config:
+    """Complete a recipe by a file and by options, which win over the file; None is not given.
+
+    Args:
+        recipe: name.
+        file: TOML file of fields of the recipe and options of the regulariser, or None.
+        changes: fields of the recipe.
+        strengths: options of the regulariser.
+        **own: further fields of the configuration.
+
+    Raises:
+        InputError: an unknown name, a value out of range, or choices that do not go together.
+    """
+    for field, option in _COUNTS.items():
+        value = own.get(field)
+        if value is not None and value < 1:
+            raise InputError(f"{option} is too small", got=value, wanted="at least 1")
+    if own.get("on_nonfinite", "stop") not in ("stop", "skip"):
+        raise unknown("--on-nonfinite", own["on_nonfinite"], ("stop", "skip"))
+    from_file = recipes.read_config(file) if file is not None else {}
+    weights = {name: from_file.pop(name) for name in list(from_file) if name in methods.OPTIONS}
+    chosen = recipes.override(recipes.find(recipe), **(from_file | _given(changes)))
+    settled = methods.settle(
+        chosen.regulariser,
+        activation=chosen.activation,
+        precision=chosen.precision,
+        **(dict(chosen.strengths) | weights | _given(strengths)),
+    )
+    if own.get("compile") and methods.find(chosen.regulariser).second_derivative:
+        raise InputError(
+            "a compiled network has no second derivative",
+            got=f"--compile with the regulariser {chosen.regulariser}, which needs one",
+            hint="leave --compile out",
+        )
+    return Config(chosen, chosen.regulariser, settled, **_given(own))
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

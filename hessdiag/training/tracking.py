@@ -1,0 +1,101 @@
+"""Curvature tracked during a run, on a fixed sample with fixed probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.memory import fitting_microbatch
+from hessdiag.curvature.perturbation import perturbation_gap
+from hessdiag.curvature.sparsity import sparsity
+from hessdiag.errors import unknown
+from hessdiag.seeds import stream
+from hessdiag.spectra import metrics
+from hessdiag.spectra.metrics import Reading
+from hessdiag.spectra.run import spectrum
+from hessdiag.training.feeds import Data, examples
+from hessdiag.training.folder import Config
+
+SAMPLES = 256  # examples of the fixed sample
+PROBES = 16
+_SIGMA2 = 1e-4  # of perturbations where the regulariser has none
+_SPARSITIES = ("sparsity.nonzero", "sparsity.above")
+_PERTURBATIONS = ("perturbation.gap", "perturbation.trace")
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """What to measure, and on what.
+
+    Attributes:
+        names: of the metrics: those of a spectrum (:mod:`hessdiag.spectra.metrics`);
+            "sparsity.nonzero" and "sparsity.above", shares of the pre-activations with φ'' ≠ 0 and
+            with |φ''| above a thousandth of its maximum; "perturbation.gap", ``E L(θ + ε) − L(θ)``,
+            and "perturbation.trace", 2/σ² of it, to be compared with tr H.
+        x: inputs ``(n, …)``.
+        y: labels ``(n,)``.
+        loss: name of the loss.
+        sigma2: σ² of the perturbations; 0 for 10⁻⁴.
+        seed: of the probes.
+    """
+
+    names: tuple[str, ...]
+    x: Tensor
+    y: Tensor
+    loss: str
+    sigma2: float
+    seed: int
+
+    def measure(self, model: nn.Module) -> dict[str, Reading]:
+        """Measure at the model's weights as they are, in evaluation mode; nothing of it changes."""
+        few = Decomposition(model, [(self.x[:2], self.y[:2])], self.loss)
+        size = fitting_microbatch(few.risk, len(self.x))
+        batches = list(zip(self.x.split(size), self.y.split(size), strict=True))
+        found: dict[str, Reading] = {}
+        spectral = {name: metric for name in self.names if (metric := metrics.parse(name))}
+        if spectral:
+            least = metrics.settings(spectral.values())
+            report = spectrum(
+                model, batches, loss=self.loss, num_probes=PROBES, seed=self.seed, **least
+            )
+            found |= {name: metrics.read(report, metric) for name, metric in spectral.items()}
+        if not set(_SPARSITIES).isdisjoint(self.names):
+            total = sparsity(model, batches, loss=self.loss).total
+            found |= {
+                "sparsity.nonzero": Reading(total.nonzero),
+                "sparsity.above": Reading(total.above),
+            }
+        if not set(_PERTURBATIONS).isdisjoint(self.names):
+            sigma2 = self.sigma2 or _SIGMA2
+            risk = Decomposition(model, batches, self.loss).risk
+            gap = Reading.of(perturbation_gap(risk, sigma2, num_pairs=PROBES, seed=self.seed))
+            found |= {"perturbation.gap": gap, "perturbation.trace": gap.times(2 / sigma2)}
+        return {name: found[name] for name in self.names}
+
+
+def make_tracker(config: Config, data: Data) -> Tracker | None:
+    """Draw the fixed sample of the training data; None where nothing is to be tracked."""
+    if not config.track:
+        return None
+    check(config.track)
+    generator = torch.Generator().manual_seed(stream(config.seed, "tracking"))
+    chosen = torch.randperm(data.num_samples, generator=generator)[:SAMPLES]
+    x, y = examples(data, chosen)
+    loss, sigma2 = config.recipe.loss, config.strengths.sigma2
+    return Tracker(config.track, x, y, loss, sigma2, config.seed)
+
+
+def check(names: Sequence[str]) -> None:
+    """Refuse names that are no metrics.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    others = (*_SPARSITIES, *_PERTURBATIONS)
+    for name in names:
+        if name not in others and metrics.parse(name) is None:
+            raise unknown("metric to track", name, (*others, metrics.FORMS))

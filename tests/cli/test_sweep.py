@@ -1,0 +1,109 @@
+"""``hessdiag train sweep``."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Run
+from tests.cli.test_bad_input import refused
+from tests.cli.test_docs import JSON, keys
+
+TINY = ("train", "sweep", "--model", "mlp-8", "--epochs", 1, "--num-samples", 64, "--seed", "0,1")
+
+
+def test_a_sweep_leaves_runs_table_report_and_plot(run: Run, here: Path):
+    grid = ("--reg", "none,sam", "--rho", "0, 0.1", "--activation", "gelu,relu")
+    outcome = run(*TINY, *grid, "--json", "r.json", "--plot", "p.png")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("mlp-8 on digits, 64 examples, 1 epoch\n")
+    assert (here / "p.png").read_bytes().startswith(b"\x89PNG")
+    report = (here / "r.json").read_text("utf-8")
+    place = here / "runs/digits-wrn10-1-sweep"
+    assert (place / "sweep.json").read_text("utf-8") == report
+    found = json.loads(report, parse_constant=lambda name: pytest.fail(name))
+    runs = [each["name"] for cell in found["cells"] for each in cell["runs"]]
+    assert len(runs) == 6 * 2
+    assert "sam-rho=0.1-relu-seed=1" in runs
+    assert all((place / name / "model.safetensors").exists() for name in runs)
+    assert found["cells"][0]["accuracy"]["count"] == 2
+    again = run(*TINY, *grid)
+    assert (again.code, again.out) == (0, outcome.out)
+
+
+def test_every_key_of_the_report_is_documented(run: Run, here: Path):
+    outcome = run(
+        *TINY, "--reg", "gn-trace,nso", "--sigma2", "1e-4", "--num-pairs", 2, "--json", "-"
+    )
+    found = json.loads(outcome.out)
+    (section,) = (text for text in JSON.split("\n## ") if text.startswith(f"`{found['schema']}`"))
+    assert keys(found) <= set(re.findall(r'"(\w+)"', JSON.split("\n## ")[0] + section))
+
+
+def test_a_list_reaches_each_option(run: Run, here: Path):
+    options = ("--reg", "gn-trace", "--kappa", "0.1,0.2", "--reg-samples", "1,2")
+    outcome = run(*TINY, *options, "--out", "o", "--json", "-", "--lr", 0.01, "--batch-size", 16)
+    found = json.loads(outcome.out)
+    assert [cell["strengths"] for cell in found["cells"]] == [
+        {"kappa": kappa, "samples": samples} for kappa in (0.1, 0.2) for samples in (1, 2)
+    ]
+    assert (found["settings"]["lr"], found["settings"]["batch_size"]) == (0.01, 16)
+    powers = (*TINY, "--reg", "grad-penalty", "--power", "1,2", "--out", "p", "--json", "-")
+    assert [cell["strengths"] for cell in json.loads(run(*powers).out)["cells"]] == [
+        {"power": 1},
+        {"power": 2},
+    ]
+
+
+def test_what_is_tracked_is_a_column(run: Run, here: Path):
+    outcome = run(*TINY, "--track", "gn.trace")
+    assert outcome.code == 0, outcome.err
+    assert "gn.trace" in outcome.out.splitlines()[1]
+
+
+def test_a_failure_is_told_and_is_none_of_the_whole(run: Run, here: Path):
+    outcome = run(*TINY, "--reg", "sam", "--rho", "1e32,0.1")
+    assert outcome.code == 0
+    assert "0 of 2, 2 failed" in outcome.out
+    assert "note: sam-rho=1e+32-gelu-seed=0 failed: training diverged" in outcome.out
+
+
+def test_a_sweep_of_failures_is_one(run: Run, here: Path):
+    outcome = run(*TINY, "--reg", "sam", "--rho", 1e32, "--plot", "p.png", "--json", "r.json")
+    assert "0 of 2, 2 failed" in outcome.out
+    assert json.loads((here / "r.json").read_text("utf-8"))["cells"][0]["accuracy"] is None
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: no run of the sweep could be finished")
+
+
+def test_quiet_prints_nothing(run: Run, here: Path):
+    outcome = run(*TINY, "--quiet")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--reg", "sam", "--rho", "0.1;0.2"), "--rho is no list of numbers.*'0.1;0.2'"),
+        (("--seed", "0,1.5"), "--seed is no list of whole numbers"),
+        (("--seed", ""), "--seed is no list of whole numbers"),
+        (("--reg", "none,sma"), "unknown regulariser.*did you mean sam"),
+        (("--reg", "none", "--rho", "0.1"), "no method of the sweep takes --rho.*leave --rho out"),
+        (("--beta", "1,2"), "no activation of the sweep takes a β"),
+        (("--track", "hessian.trance"), "hessian.trance"),
+        (("--num-samples", 0), "--num-samples is too small"),
+        (("--plot", "p.gif"), "unknown kind of plot"),
+    ],
+)
+def test_a_mistake_leaves_nothing_behind(
+    run: Run, here: Path, options: tuple[Any, ...], words: str
+):
+    refused(run(*TINY, *options), words)
+    assert list(here.iterdir()) == []
+
+
+def test_the_folder_of_another_sweep_is_refused(run: Run, here: Path):
+    assert run(*TINY, "--out", "o").code == 0
+    refused(run(*TINY, "--out", "o", "--lr", 0.5), "another configuration.*none-gelu-seed=0")
