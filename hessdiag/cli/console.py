@@ -22,7 +22,7 @@ def err() -> Console:
 
 @contextmanager
 def progress(title: str, *, quiet: bool) -> Generator[Bar]:
-    """Show a progress bar with the time left while the block runs; only on a terminal."""
+    """Show a progress bar with the time left while the block runs; elsewhere, its milestones."""
     console = err()
     display = Progress(
         TextColumn("{task.description}"),
@@ -37,16 +37,21 @@ def progress(title: str, *, quiet: bool) -> Generator[Bar]:
         disable=quiet or not console.is_terminal,
     )
     with display:
-        yield Bar(display, title)
+        yield Bar(display, title, logs=not quiet and not console.is_terminal)
 
 
 class Bar:
     """One line of progress."""
 
-    def __init__(self, display: Progress, title: str) -> None:
-        self._display = display
+    def __init__(self, display: Progress, title: str, *, logs: bool) -> None:
+        self._display, self._logs = display, logs
         self._task = display.add_task(title, total=None, detail="reading")
 
     def update(self, done: float, expected: float, detail: str = "") -> None:
         """Show ``done`` of ``expected`` and a word on what is under way."""
         self._display.update(self._task, completed=done, total=expected, detail=detail)
+
+    def milestone(self, text: str) -> None:
+        """Say a line where no bar is seen, as in a log."""
+        if self._logs:
+            self._display.console.print(text, markup=False)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from hessdiag.training.feeds import Data
     from hessdiag.training.folder import Config
+    from hessdiag.training.history import Epoch
 
-Workers = Annotated[int, typer.Option(help="Processes that decode streamed images.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode streamed images.")]
 Board = Annotated[
     bool, typer.Option("--tensorboard", help="Write TensorBoard's events into the run's folder.")
 ]
@@ -182,14 +183,13 @@ def train(
     tracking.check(run.track)
     name = f"{run.recipe.name}-{run.regulariser}-{time.strftime('%Y%m%d-%H%M%S')}"
     where = subject.resolve_device(device)
-    with processes.joined(where):
-        place = Path(processes.agreed(out or f"runs/{name}"))
-        if processes.is_first():
-            folder.check_free(place, force=force)
-        with processes.in_turn():  # the first one downloads, the others find what it got
-            sets = loop.load_data(run, download=download)
-        with folder.made(place) if processes.is_first() else nullcontext():
-            _go(run, place, sets, where, None, workers, tensorboard=tensorboard, quiet=quiet)
+    place = Path(processes.agreed(out or f"runs/{name}"))
+    if processes.is_first():
+        folder.check_free(place, force=force)
+    with processes.in_turn():  # the first one downloads, the others find what it got
+        sets = loop.load_data(run, download=download)
+    with folder.made(place) if processes.is_first() else nullcontext():
+        _go(run, place, sets, where, None, workers, tensorboard=tensorboard, quiet=quiet)
 
 
 def resume(
@@ -212,11 +212,10 @@ def resume(
     config = folder.read_config(place)
     payload, remark = state.load(place)
     where = subject.resolve_device(device)
-    with processes.joined(where):
-        if remark is not None and processes.is_first():
-            console.err().print(printable(f"note: {remark}"), markup=False)
-        sets = loop.load_data(config)
-        _go(config, place, sets, where, payload, workers, tensorboard=tensorboard, quiet=quiet)
+    if remark is not None and processes.is_first():
+        console.err().print(printable(f"note: {remark}"), markup=False)
+    sets = loop.load_data(config)
+    _go(config, place, sets, where, payload, workers, tensorboard=tensorboard, quiet=quiet)
 
 
 def recipes() -> None:
@@ -247,8 +246,15 @@ def _go(
     from hessdiag.reports.training.write import write_report
     from hessdiag.training import loop
 
-    speaks = processes.is_first()
-    with console.progress("training", quiet=quiet or not speaks) as bar:
+    writes = processes.is_first()
+    board = open_board(place) if tensorboard and writes else None
+    with console.progress("training", quiet=quiet) as bar:
+
+        def show_epoch(epoch: Epoch) -> None:
+            bar.milestone(f"epoch {epoch.number}/{config.recipe.epochs}: {epoch.summary()}")
+            if board is not None:
+                board(epoch)
+
         finished = loop.train(
             config,
             *sets,
@@ -257,9 +263,9 @@ def _go(
             num_workers=workers,
             payload=payload,
             on_step=lambda now: bar.update(now.step, now.num_steps, now.summary()),
-            on_epoch=open_board(place) if tensorboard and speaks else None,
+            on_epoch=show_epoch,
         )
-    if not speaks:
+    if not writes:
         return
     write_report(finished)
     if not quiet:

@@ -49,30 +49,37 @@ def find_second(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sec
     x = args[0] if args else kwargs.get("input")
     if not isinstance(x, Tensor):
         return None
-    rest = args[1:]
-    options = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
-    if name in _CURVES:
-        maker = _CURVES[name]
-        try:
-            curve = maker(*rest[: _NUM_OPTIONS[name]], **options)
-        except TypeError:  # called in a way of its own: differentiate what is called
-            curve = None
-        if curve is not None:
-            label, beta = _label(name, rest, options)
-            return Second(label, x, curve.second, curve, beta)
-    elif name == "glu":
+    rest, options = args[1:], _options(kwargs)
+    curve = find_curve(func, args, kwargs)
+    if curve is not None:
+        label, beta = _label(name, rest, options)
+        return Second(label, x, curve.second, curve, beta)
+    if name == "glu":
         dim = _first(rest, options, "dim")
         gate = x.chunk(2, -1 if dim is None else dim)[1]
         return Second(name, gate, curves.SIGMOID.second, curves.SIGMOID)
-    elif name in _PIECEWISE_LINEAR or (name in _CLAMPS and _is_zero(_first(rest, options, "min"))):
+    if name in _PIECEWISE_LINEAR or (name in _CLAMPS and _is_zero(_first(rest, options, "min"))):
         return Second(name, x, _FLAT.second, _FLAT)
-    elif name not in (*_NUMERICAL, *POWERS) or (name == "pow" and not _is_power(rest, options)):
+    if name not in (*_CURVES, *_NUMERICAL, *POWERS) or (
+        name == "pow" and not _is_power(rest, options)
+    ):
         return None
 
     def again(values: Tensor) -> Tensor:
         return func(values.clone(), *rest, **options)  # func may work in place
 
     return Second(name, x, numerical(again))
+
+
+def find_curve(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Curve | None:
+    """Find φ, φ' and φ'' of the call ``func(*args, **kwargs)``; None without closed forms."""
+    name = getattr(func, "__name__", "").strip("_")
+    if name not in _CURVES:
+        return None
+    try:
+        return _CURVES[name](*args[1 : 1 + _NUM_OPTIONS[name]], **_options(kwargs))
+    except TypeError:  # called in a way of its own
+        return None
 
 
 def numerical(function: Elementwise) -> Elementwise:
@@ -188,6 +195,10 @@ _NUMERICAL = {
     *("sin", "cos", "tan", "sinh", "cosh", "asinh", "arcsinh", "atan", "arctan"),
     *("erf", "special_erf", "erfc", "special_erfc"),
 }
+
+
+def _options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
 
 
 def _first(rest: tuple[Any, ...], options: dict[str, Any], name: str) -> Any:

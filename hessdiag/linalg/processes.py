@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 
 def count() -> int:
@@ -90,7 +91,11 @@ def total(tensor: Tensor) -> Tensor:
     Every process differentiates its own part of a sum over all; as the total enters all parts, its
     derivative is the sum of the parts' derivatives, again a total.
     """
-    return tensor if count() == 1 else _Total.apply(tensor)  # pyright: ignore[reportReturnType]
+    if count() == 1:
+        return tensor
+    if has_torch_function_unary(tensor):  # a mode is to see a function of torch, not its inside
+        return handle_torch_function(total, (tensor,), tensor)
+    return _Total.apply(tensor)  # pyright: ignore[reportReturnType]
 
 
 def agreed(value: Any) -> Any:

@@ -19,6 +19,7 @@ from hessdiag.errors import InputError, is_out_of_memory
 from hessdiag.linalg import processes
 from hessdiag.metadata import Provenance
 from hessdiag.nets import pretrained
+from hessdiag.seeds import stream
 from hessdiag.training import folder
 from hessdiag.training.feeds import Data, examples
 from hessdiag.training.folder import Config
@@ -128,7 +129,9 @@ def _finished(run: Run, began: float) -> Finished:
     config, recipe, data = run.config, run.config.recipe, run.data
     bound = None
     if config.pac_bayes:
-        sample = examples(data, run.training[:_BOUND_SAMPLES])
+        generator = torch.Generator().manual_seed(stream(config.seed, "bound"))
+        order = torch.randperm(len(run.training), generator=generator)  # folders are in order
+        sample = examples(data, run.training[order[:_BOUND_SAMPLES]])
         bound = pac_bayes_bound(
             Decomposition(run.model, [sample], recipe.loss),
             num_train=len(run.training),

@@ -68,7 +68,7 @@ class Run:
         self.test = None if test is None else make_feed(test, device, num_workers=num_workers)
         self.num_tested = 0 if test is None else test.num_samples
         self.training, self.held_out = hold_out(data.num_samples, recipe.validation, seed)
-        self.tracker = make_tracker(config, data)
+        self.tracker = make_tracker(config, data, self.training)
         self.order = torch.Generator().manual_seed(stream(seed, "order"))
         self.per_epoch = len(shuffled(self.training, recipe.batch_size, torch.Generator()))
         self.num_steps = recipe.epochs * self.per_epoch
@@ -138,15 +138,16 @@ class Run:
 
     @property
     def standing(self) -> Standing:
-        """Tell where the run stands; the loss where that costs no waiting."""
-        loss, right, size = self.totals.tolist() if self.device.type == "cpu" else (0.0,) * 3
+        """Tell where the run stands; the loss where that costs no waiting, for GPU or others."""
+        looks = self.device.type == "cpu" and processes.count() == 1
+        loss, right, size = self.totals.tolist() if looks else (0.0,) * 3
         return Standing(
             step=self.step,
             num_steps=self.num_steps,
             epoch=-(-self.step // self.per_epoch),
             lr=learning_rate(self.config.recipe, max(self.step - 1, 0), self.per_epoch),
             loss=loss / size if size else None,
-            accuracy=right / size if size else None,
+            accuracy=right * processes.count() / size if size else None,  # right ones here alone
             images_per_second=self.images_per_second,
         )
 

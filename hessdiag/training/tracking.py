@@ -77,14 +77,20 @@ class Tracker:
         return {name: found[name] for name in self.names}
 
 
-def make_tracker(config: Config, data: Data) -> Tracker | None:
-    """Draw the fixed sample of the training data; None where nothing is to be tracked."""
+def make_tracker(config: Config, data: Data, training: Tensor) -> Tracker | None:
+    """Draw the fixed sample; None where nothing is to be tracked.
+
+    Args:
+        config: of the run.
+        data: the examples.
+        training: indices of those trained on.
+    """
     if not config.track:
         return None
     check(config.track)
     generator = torch.Generator().manual_seed(stream(config.seed, "tracking"))
-    chosen = torch.randperm(data.num_samples, generator=generator)[:SAMPLES]
-    x, y = examples(data, chosen)
+    chosen = torch.randperm(len(training), generator=generator)[:SAMPLES]
+    x, y = examples(data, training[chosen])
     loss, sigma2 = config.recipe.loss, config.strengths.sigma2
     return Tracker(config.track, x, y, loss, sigma2, config.seed)
 

@@ -1,0 +1,273 @@
+"""Rules of second-order Taylor mode: from x, ẋ and ẍ to the derivatives of f(x).
+
+A rule takes the function and its arguments, with a jet for every tensor that depends on θ, and
+returns ``(ẏ, ÿ)``: each broadcasts to the result, is a tuple where that is one, or None for zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from operator import mul
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hessdiag.curvature.functions import find_curve
+from hessdiag.nets.curves import Curve
+
+Derivatives = tuple[Any, Any]
+Rule = Callable[..., Derivatives]
+
+
+class Unsupported(Exception):
+    """There is no rule for something that a network does."""
+
+
+@dataclass(frozen=True)
+class Jet:
+    """x(t) with its derivatives at t = 0.
+
+    Attributes:
+        value: x, a tensor; a number or None, too, in a rule.
+        first: ẋ; None for zero, of what does not depend on t.
+        second: ẍ; None for zero.
+    """
+
+    value: Any
+    first: Any = None
+    second: Any = None
+
+
+def find_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+    """Find the rule for a call; None if there is none."""
+    name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
+    if name in _RULES:
+        return _RULES[name]
+    curve = find_curve(func, args, kwargs)
+    return None if curve is None else partial(_elementwise, curve)
+
+
+# of one tensor
+
+
+def _elementwise(curve: Curve, _: Any, x: Jet, *__: Any, **___: Any) -> Derivatives:
+    """ẏ = φ'ẋ and ÿ = φ'ẍ + φ''ẋ²."""
+    slope = curve.first(x.value)
+    second = None if x.second is None else slope * x.second
+    if curve.second is not torch.zeros_like:
+        second = _plus(second, mul, curve.second(x.value) * x.first, x.first)
+    return slope * x.first, second
+
+
+def _linear(func: Any, x: Jet, *rest: Any, **options: Any) -> Derivatives:
+    """Apply what is linear in x; other tensors give it a shape, a type or indices."""
+    rest = tuple(_jet(item).value for item in rest)
+    second = None if x.second is None else func(x.second, *rest, **options)
+    return func(x.first, *rest, **options), second
+
+
+def _pad(func: Any, x: Jet, pad: Any, mode: str = "constant", value: Any = None) -> Derivatives:
+    del value  # a constant
+    return _linear(func, x, pad, mode)
+
+
+def _dropout(
+    _: Any, x: Jet, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Derivatives:
+    del inplace
+    if training and p > 0:
+        raise Unsupported("dropout")
+    return x.first, x.second
+
+
+def _max_pool(func: Any, x: Jet, *rest: Any, **options: Any) -> Derivatives:
+    """Take the derivatives where the largest elements are."""
+    pool, num_dims = getattr(F, func.__name__), int(func.__name__[-2])
+    _, where = pool(x.value.detach(), *rest, **{**options, "return_indices": True})
+
+    def pick(derivative: Tensor) -> Tensor:
+        return derivative.flatten(-num_dims).gather(-1, where.flatten(-num_dims)).view_as(where)
+
+    return _linear(pick, x)
+
+
+def _power(func: Any, x: Jet, exponent: Any) -> Derivatives:
+    if exponent != 2:
+        raise Unsupported("a power other than 2")
+    return _elementwise(_SQUARE, func, x)
+
+
+# of several tensors
+
+
+def _add(_: Any, x: Any, other: Any) -> Derivatives:
+    x, other = _jet(x), _jet(other)
+    return _sum(x.first, other.first), _sum(x.second, other.second)
+
+
+def _subtract(func: Any, x: Any, other: Any) -> Derivatives:
+    return _add(func, x, Jet(None, *_product(mul, other, -1)))
+
+
+def _multiply(_: Any, x: Any, other: Any) -> Derivatives:
+    return _product(mul, x, other)
+
+
+def _divide(func: Any, x: Any, other: Any) -> Derivatives:
+    if not isinstance(other, Jet):
+        return _product(mul, x, 1 / other)
+    return _product(mul, x, Jet(1 / other.value, *_elementwise(_RECIPROCAL, func, other)))
+
+
+def _matmul(func: Any, x: Any, other: Any) -> Derivatives:
+    return _product(func, x, other)
+
+
+def _weighted(
+    func: Any, x: Any, weight: Any, bias: Any = None, *rest: Any, **options: Any
+) -> Derivatives:
+    """Differentiate a linear layer or a convolution."""
+    weighted = _product(lambda a, b: func(a, b, None, *rest, **options), x, weight)
+    return _add(func, Jet(None, *weighted), _by_channel(bias, _jet(weight).value.ndim - 2))
+
+
+def _batch_norm(
+    func: Any,
+    x: Jet,
+    mean: Tensor,
+    var: Tensor,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Derivatives:
+    """Differentiate the normalisation by running statistics, which are constants."""
+    del momentum
+    if training:
+        raise Unsupported("normalisation by the batch that is not composed")
+    num_dims = x.value.ndim - 2
+    scale = _by_channel(Jet(torch.rsqrt(var + eps)), num_dims).value
+    shift = _by_channel(Jet(mean), num_dims).value
+    y = Jet((x.value - shift) * scale, *_product(mul, x, scale))
+    if weight is not None:
+        y = Jet(None, *_product(mul, y, _by_channel(weight, num_dims)))
+    return _add(func, y, _by_channel(bias, num_dims))
+
+
+def _join(func: Any, tensors: Any, *rest: Any, **options: Any) -> Derivatives:
+    """Concatenate or stack."""
+    jets = [_jet(x) for x in tensors]
+
+    def join(derivatives: list[Tensor | None]) -> Tensor | None:
+        if all(d is None for d in derivatives):
+            return None
+        pairs = zip(derivatives, jets, strict=True)
+        parts = [torch.zeros_like(x.value) if d is None else d for d, x in pairs]
+        return func(parts, *rest, **options)
+
+    return join([x.first for x in jets]), join([x.second for x in jets])
+
+
+# losses
+
+
+def _cross_entropy(_: Any, z: Jet, y: Any, **options: Any) -> Derivatives:
+    """⟨c, ż⟩ and ⟨c, z̈⟩ + ⟨ż, B ż⟩ with c = p − y; ⟨ż, B ż⟩ is the variance of ż under p."""
+    reduction, smoothing = options["reduction"], options["label_smoothing"]
+    plain = options["weight"] is None and reduction in ("sum", "mean")
+    if not plain or z.value.ndim != 2 or y.ndim != 1 or bool((y == options["ignore_index"]).any()):
+        raise Unsupported("a cross-entropy with weights, or of other shapes")
+    p = z.value.softmax(1)
+    targets = (1 - smoothing) * F.one_hot(y, p.shape[1]).to(p) + smoothing / p.shape[1]
+    c = p - targets
+    centred = z.first - (p * z.first).sum(1, keepdim=True)
+    second = (p * centred.square()).sum()
+    if z.second is not None:
+        second = second + (c * z.second).sum()
+    weight = 1 if reduction == "sum" else 1 / len(p)
+    return weight * (c * z.first).sum(), weight * second
+
+
+def _mse_loss(func: Any, z: Jet, y: Any, **options: Any) -> Derivatives:
+    difference = Jet(z.value - _jet(y).value, *_subtract(func, z, y))
+    squared = Jet(None, *_elementwise(_SQUARE, func, difference))
+    if options["reduction"] not in ("sum", "mean") or options["weight"] is not None:
+        raise Unsupported("a mean squared error with weights")
+    return _linear(getattr(torch, options["reduction"]), squared)
+
+
+# what they are made of
+
+
+def _product(multiply: Callable[[Any, Any], Tensor], x: Any, y: Any) -> Derivatives:
+    """What is linear in x and in y has ẋy + xẏ and ẍy + xÿ + 2ẋẏ."""
+    x, y = _jet(x), _jet(y)
+    first = _plus(_plus(None, multiply, x.first, y.value), multiply, x.value, y.first)
+    second = _plus(_plus(None, multiply, x.second, y.value), multiply, x.value, y.second)
+    if x.first is not None and y.first is not None:
+        second = _plus(second, multiply, x.first, 2 * y.first)
+    return first, second
+
+
+def _plus(
+    total: Tensor | None, multiply: Callable[[Any, Any], Tensor], a: Any, b: Any
+) -> Tensor | None:
+    """Add a product to a total."""
+    if a is None or b is None:
+        return total
+    if total is not None and multiply is mul:
+        return torch.addcmul(total, a, b)  # in one pass over the memory
+    return _sum(total, multiply(a, b))
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
+def _jet(x: Any) -> Jet:
+    return x if isinstance(x, Jet) else Jet(x)
+
+
+def _by_channel(x: Any, num_dims: int) -> Jet:
+    """View ``(C,)`` as ``(C, 1, …)``, with so many dimensions after that of the channels."""
+    x, shape = _jet(x), (-1,) + (1,) * num_dims
+    return Jet(*(None if d is None else d.view(shape) for d in (x.value, x.first, x.second)))
+
+
+_SQUARE = Curve(torch.square, lambda x: 2 * x, lambda _: torch.tensor(2.0))
+_RECIPROCAL = Curve(torch.reciprocal, lambda x: -(x**-2), lambda x: 2 * x**-3)
+_RSQRT = Curve(torch.rsqrt, lambda x: -0.5 * x**-1.5, lambda x: 0.75 * x**-2.5)
+_LINEAR = (
+    *("view", "view_as", "reshape", "flatten", "permute", "transpose", "t", "T", "mT", "movedim"),
+    *("squeeze", "unsqueeze", "expand", "expand_as", "contiguous", "clone", "to", "neg"),
+    *("__getitem__", "chunk", "split", "unbind", "sum", "mean", "avg_pool1d", "avg_pool2d"),
+    *("avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+    "total",  # over processes
+)
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(_LINEAR, _linear),
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), _max_pool),
+    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weighted),
+    **dict.fromkeys(("matmul", "mm", "bmm"), _matmul),
+    **dict.fromkeys(("add", "add_"), _add),
+    **dict.fromkeys(("sub", "sub_"), _subtract),
+    **dict.fromkeys(("mul", "mul_"), _multiply),
+    **dict.fromkeys(("div", "div_"), _divide),
+    **dict.fromkeys(("cat", "stack"), _join),
+    "__rsub__": lambda func, x, other: _subtract(func, other, x),
+    "pow": _power,
+    "square": partial(_elementwise, _SQUARE),
+    "rsqrt": partial(_elementwise, _RSQRT),
+    "pad": _pad,
+    "dropout": _dropout,
+    "batch_norm": _batch_norm,
+    "cross_entropy": _cross_entropy,
+    "mse_loss": _mse_loss,
+}

@@ -1,0 +1,361 @@
+"""Second-order Taylor mode against autograd in t, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from hessdiag.curvature.jet_rules import Jet, Unsupported
+from hessdiag.curvature.jets import Jets
+from hessdiag.curvature.normalisation import ComposedNormalisation
+from hessdiag.nets import activations
+from tests.cases import BY_NAME, CASES, VECTORS, generator, mlp, normal, seeded
+from tests.oracles import trainable
+
+TOLERANCE = 1e-10
+ATTENTION = ("attention", "causal-attention")
+
+
+def directions(parameters: list[Tensor], seed: int = 7) -> list[Tensor]:
+    draws = generator(seed)
+    return [torch.randn(p.shape, generator=draws, dtype=p.dtype) for p in parameters]
+
+
+def in_time(function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute y, ẏ and ÿ of a function of t at 0, entry by entry in two reverse passes."""
+    t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    y = function(t)
+    first, second = torch.zeros_like(y).flatten(), torch.zeros_like(y).flatten()
+    for i, entry in enumerate(y.flatten()):
+        (slope,) = torch.autograd.grad(
+            entry, t, create_graph=True, retain_graph=True, materialize_grads=True
+        )
+        first[i] = slope.detach()
+        if slope.requires_grad:
+            (second[i],) = torch.autograd.grad(slope, t, materialize_grads=True, retain_graph=True)
+    return y.detach(), first.view_as(y).detach(), second.view_as(y).detach()
+
+
+def network_in_time(model: nn.Module, v: list[Tensor], x: Tensor) -> tuple[Tensor, ...]:
+    parameters = trainable(model)
+
+    def at(t: Tensor) -> Tensor:
+        moved = {n: p.detach() + t * d for (n, p), d in zip(parameters.items(), v, strict=True)}
+        return functional_call(model, moved, (x,))
+
+    return in_time(at)
+
+
+def jet_of(model: nn.Module, v: list[Tensor], *x: Any) -> Jet:
+    with Jets(list(trainable(model).values()), v) as jets, ComposedNormalisation():
+        return jets.of(model(*x))
+
+
+def assert_jet(jet: Jet, wanted: tuple[Tensor, ...]) -> None:
+    for got, truth in zip((jet.value, jet.first, jet.second), wanted, strict=True):
+        if got is None:
+            assert not truth.any()
+        else:
+            assert got.shape == truth.shape
+            assert (got - truth).norm() <= TOLERANCE * truth.norm()
+
+
+# rule by rule
+
+OTHER, IMAGE, INDEX = normal(2, 4, 4, 4, seed=3), normal(2, 4, 4, 4, seed=4), torch.tensor([1, 0])
+WEIGHT = normal(3, 4, 3, 3, seed=5)
+ROW = torch.linspace(-1.5, 2.0, 4, dtype=torch.float64)
+
+
+def no_grad_scale(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        scale = x.std()
+    return x * x / scale
+
+
+def added_in_place(x: Tensor, y: Tensor) -> Tensor:
+    z = x * y
+    z += y
+    z -= 2 * x
+    z *= y
+    z /= 3
+    return z
+
+
+def added_to_constant(x: Tensor, y: Tensor) -> Tensor:
+    z = torch.ones_like(x)
+    z.add_(x)
+    z.mul_(y)
+    return torch.full_like(z, 2.0).mul_(z)
+
+
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "add": lambda x, y: x + y,
+    "add a number": lambda x, _: 2 + x,
+    "add and broadcast": lambda x, _: x[0, 0, 0] + OTHER,
+    "subtract": lambda x, y: x - y,
+    "subtract from a number": lambda x, _: 1 - x,
+    "subtract a constant": lambda x, _: x - OTHER,
+    "multiply": lambda x, y: x * y,
+    "multiply itself": lambda x, _: x * x,
+    "multiply by a number": lambda x, _: 3 * x,
+    "multiply and broadcast": lambda x, y: x * y[:, :, :1, :1],
+    "divide by a number": lambda x, _: x / 3,
+    "divide by a constant": lambda x, _: x / OTHER,
+    "divide": lambda x, y: x / (2 + y * y),
+    "negate": lambda x, _: -x,
+    "square": lambda x, _: x.square(),
+    "power": lambda x, _: x**2,
+    "rsqrt": lambda x, _: (1 + x * x).rsqrt(),
+    "cat": lambda x, y: torch.cat([x, y, OTHER], 1),
+    "stack": lambda x, _: torch.stack((OTHER, x)),
+    "matmul": lambda x, y: x @ y,
+    "matmul with a constant": lambda _, y: OTHER @ y,
+    "mm and transpose": lambda x, y: torch.mm(x[0, 0], y[0, 0].T),
+    "bmm": lambda x, y: torch.bmm(x[0], y[0].mT),
+    "linear": lambda x, y: F.linear(x, y[0, 0], y[0, 1, 0]),
+    "linear without bias": lambda x, y: F.linear(x, y[0, 0]),
+    "linear with a frozen weight": lambda _, y: F.linear(OTHER, OTHER[0, 0], y[0, 1, 0]),
+    "linear with a frozen bias": lambda x, y: F.linear(x, y[0, 0], ROW),
+    "conv1d": lambda x, y: F.conv1d(x[0], y[0, :, :, :3], y[0, 0, 0], 2, 1),
+    "conv2d": lambda x, y: F.conv2d(x, y[:, :, :3, :3], x[0, 0, 0, :2], stride=2, padding=1),
+    "conv2d in groups": lambda x, y: F.conv2d(x, y[0, :, :1, :3, None], None, 1, 0, 1, 4),
+    "conv2d of one image": lambda x, y: F.conv2d(x[0], y[:, :, :3, :3], x[0, 0, 0, :2]),
+    "conv2d of constants": lambda _, y: F.conv2d(IMAGE, y[:, :, :3, :3]),
+    "conv2d with a frozen weight": lambda x, y: F.conv2d(x, WEIGHT, y[0, 0, 0, :3]),
+    "conv3d": lambda x, y: F.conv3d(x[None], y[:, :, None, :3, :3].transpose(0, 1)[:2, :2]),
+    "flatten": lambda x, _: torch.flatten(x, 1),
+    "reshape": lambda x, _: x.reshape(4, -1),
+    "view as another": lambda x, y: x.flatten().view_as(y),
+    "permute": lambda x, _: x.permute(3, 1, 2, 0),
+    "slices": lambda x, _: x[:, 1:3, ..., None, -1],
+    "index": lambda x, _: x[INDEX, :, INDEX],
+    "chunk": lambda x, _: x.chunk(2, 1)[1],
+    "split": lambda x, _: x.split([1, 3], 1)[1],
+    "unbind": lambda x, _: x.unbind(1)[2],
+    "expand": lambda x, _: x[:1, :1].expand(2, 3, -1, -1),
+    "squeeze": lambda x, _: x[:1].squeeze(0).unsqueeze(2),
+    "clone": lambda x, _: x.clone().contiguous(),
+    "type": lambda x, y: x.to(y),
+    "mean": lambda x, _: x.mean((-2, -1)),
+    "sum": lambda x, _: x.sum(1, keepdim=True),
+    "average pooling": lambda x, _: F.avg_pool2d(x, 3, 2, padding=1),
+    "adaptive pooling": lambda x, _: F.adaptive_avg_pool2d(x, 2),
+    "max pooling": lambda x, _: F.max_pool2d(x, 3, 2, padding=1),
+    "max pooling in one dimension": lambda x, _: F.max_pool1d(x[0], 2),
+    "max pooling in three": lambda x, _: nn.MaxPool3d(2)(x),
+    "pad": lambda x, _: F.pad(x, (1, 2), value=3.0),
+    "reflect": lambda x, _: F.pad(x, (1, 2, 0, 1), mode="reflect"),
+    "running statistics": lambda x, _: F.batch_norm(x, ROW, ROW.exp()),
+    "running statistics, scaled": lambda x, y: F.batch_norm(
+        x, ROW, ROW.exp(), y[0, 0, 0], y[1, 0, 0], eps=0.1
+    ),
+    "no dropout": lambda x, _: F.dropout(F.dropout(x, 0.5, training=False), 0.0),
+    "in place": added_in_place,
+    "in place on constants": added_to_constant,
+    "activation in place": lambda x, y: F.silu(x * y, inplace=True),
+    "activation in place, told by position": lambda x, y: F.elu(x * y, 1.0, True),
+    "method in place": lambda x, y: (x * y).relu_(),
+    "softplus with options": lambda x, _: F.softplus(x, beta=2.0),
+    "leaky relu with options": lambda x, _: F.leaky_relu(x, 0.3),
+    "detach": lambda x, y: x * x.detach() + y,
+    "no_grad": lambda x, _: no_grad_scale(x),
+    "item": lambda x, _: x * x.detach().max().item(),
+    "comparison": lambda x, y: x * (x > y),
+    "cross-entropy": lambda x, _: F.cross_entropy(x[0, 0], torch.arange(4)),
+    "cross-entropy in sum": lambda x, _: F.cross_entropy(
+        x[0, 0], torch.arange(4), reduction="sum", label_smoothing=0.3
+    ),
+    "mean squared error": lambda x, _: F.mse_loss(x, OTHER),
+    "squared error of two": lambda x, y: F.mse_loss(x, y, reduction="sum"),
+}
+
+
+def base(t: Tensor | None = None) -> tuple[nn.Parameter | Tensor, nn.Parameter | Tensor]:
+    p, q = normal(2, 4, 4, 4, seed=1), normal(2, 4, 4, 4, seed=2)
+    if t is None:
+        return nn.Parameter(p), nn.Parameter(q)
+    v, w = directions([p, q])
+    return p + t * v, q + t * w
+
+
+def curved(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Give x and y with second derivatives of their own."""
+    return p * q + p, q * q - p
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_rules_agree_with_autograd(name: str) -> None:
+    parameters = list(base())
+    function = FUNCTIONS[name]
+    with Jets(parameters, directions(parameters)) as jets:
+        got = jets.of(function(*curved(*parameters)))
+    assert_jet(got, in_time(lambda t: function(*curved(*base(t)))))
+    with Jets(parameters, directions(parameters)) as jets:  # where ẍ is zero
+        got = jets.of(function(*parameters))
+    assert_jet(got, in_time(lambda t: function(*base(t))))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        partial(nn.BatchNorm2d, 4),
+        lambda: nn.BatchNorm2d(4).requires_grad_(requires_grad=False),
+        partial(nn.InstanceNorm2d, 4),
+        partial(nn.InstanceNorm2d, 4, affine=True),
+        partial(nn.LayerNorm, (3, 3)),
+        partial(nn.LayerNorm, 3, elementwise_affine=False),
+    ],
+)
+def test_normalisation_agrees_with_autograd(
+    layer: Callable[..., nn.Module], training: bool
+) -> None:
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(1, 4, 2), layer(), nn.Tanh())).train(training)
+    v, x = directions(list(trainable(model).values())), normal(3, 1, 4, 4)
+    assert_jet(jet_of(model, v, x), network_in_time(model, v, x))
+
+
+# networks
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", [case.name for case in CASES if case.name not in ATTENTION])
+def test_networks_agree_with_autograd(name: str, training: bool) -> None:
+    case = BY_NAME[name]
+    model = case.make_model().train(training)
+    x = torch.cat([x for x, _ in case.batches])
+    v = directions(list(trainable(model).values()))
+    assert_jet(jet_of(model, v, x), network_in_time(model, v, x))
+
+
+@pytest.mark.parametrize("name", set(activations.NAMES) - {"augmented_relu", "diminished_gelu"})
+def test_activations_agree_with_autograd(name: str) -> None:
+    beta = 3.0 if activations.ACTIVATIONS[name].takes_beta else None
+    model = seeded(lambda: mlp(partial(activations.make, name, beta), 4, 5, 4, 3))
+    v = directions(list(model.parameters()))
+    assert_jet(jet_of(model, v, VECTORS), network_in_time(model, v, VECTORS))
+
+
+# nothing is lost
+
+
+class Doubled(torch.autograd.Function):
+    """What no mode sees."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
+        return 2 * grads[0]
+
+
+def sliced(x: Tensor, y: Tensor) -> Tensor:
+    z = x * y
+    z[0] = 0
+    return z + y
+
+
+def filled(x: Tensor, y: Tensor) -> Tensor:
+    z = torch.zeros_like(x)
+    z[0] = x[0]
+    return z + y
+
+
+def changed_through_a_view(x: Tensor, y: Tensor) -> Tensor:
+    z = x * y
+    z.view(-1).mul_(2)
+    return z + y
+
+
+def changed_under_no_grad(x: Tensor, y: Tensor) -> Tensor:
+    z = x * y
+    with torch.no_grad():
+        z.mul_(2)
+    return z + y
+
+
+def inner_gradient(x: Tensor, y: Tensor) -> Tensor:
+    return torch.autograd.grad(x.square().sum(), x, create_graph=True)[0]
+
+
+RECURRENT = seeded(lambda: nn.LSTM(4, 2)).requires_grad_(requires_grad=False)
+REFUSED: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "a function without a rule": lambda x, _: x.cumprod(1),
+    "a function of one's own": lambda x, y: Doubled.apply(x) + y,
+    "a function of one's own at the end": lambda x, _: Doubled.apply(x),
+    "a recurrent layer": lambda x, _: RECURRENT(x[0])[0],
+    "a gradient": inner_gradient,
+    "softmax": lambda x, _: x.softmax(-1),
+    "dropout": lambda x, _: F.dropout(x, 0.5),
+    "a cube": lambda x, _: x**3,
+    "a tensor's power": lambda x, y: x**y,
+    "options without a rule": lambda x, y: torch.add(x, y, alpha=2),
+    "a slice set": sliced,
+    "a constant filled": filled,
+    "a view changed": changed_through_a_view,
+    "a change under no_grad": changed_under_no_grad,
+    "normalisation that is not composed": lambda x, _: F.batch_norm(x, None, None, training=True),
+    "classes with weights": lambda x, _: F.cross_entropy(x[0, 0], torch.arange(4), ROW.exp()),
+    "labels that are ignored": lambda x, _: F.cross_entropy(
+        x[0, 0], torch.arange(4), ignore_index=2
+    ),
+    "labels of images": lambda x, _: F.cross_entropy(x[:, 0], torch.zeros(2, 4).long()),
+    "soft labels": lambda x, _: F.cross_entropy(x[0, 0], OTHER[0, 0].softmax(1)),
+    "losses one by one": lambda x, _: F.cross_entropy(x[0, 0], torch.arange(4), reduction="none"),
+    "squares one by one": lambda x, _: F.mse_loss(x, OTHER, reduction="none"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_rule_is_refused(name: str) -> None:
+    parameters = list(base())
+    with Jets(parameters, directions(parameters)) as jets, pytest.raises(Unsupported):
+        jets.of(REFUSED[name](*curved(*parameters)))
+
+
+def test_a_parameter_that_is_left_out_is_refused() -> None:
+    p, q = base()
+    with Jets([p], directions([p])), pytest.raises(Unsupported):
+        p * q
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_scripted_modules_are_refused() -> None:
+    model = seeded(lambda: mlp(nn.Tanh, 4, 5, 3))
+    model.register_module("act1", torch.jit.script(nn.Tanh()))
+    with pytest.raises(Unsupported):
+        jet_of(model, directions(list(model.parameters())), VECTORS)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_is_refused(name: str) -> None:
+    case = BY_NAME[name]
+    model = case.make_model()
+    with pytest.raises(Unsupported):
+        jet_of(model, directions(list(model.parameters())), case.batches[0][0])
+
+
+def test_surrogate_activations_are_refused() -> None:
+    model = seeded(lambda: mlp(partial(activations.make, "augmented_relu"), 4, 5, 3))
+    with pytest.raises(Unsupported):
+        jet_of(model, directions(list(model.parameters())), VECTORS)
+
+
+def test_tensors_that_are_gone_leave_the_table() -> None:
+    p, q = base()
+    with Jets([p, q], directions([p, q])) as jets:
+        x = p + q
+        before = len(jets._table)
+        for _ in range(3):
+            x = x + q
+        assert len(jets._table) == before
