@@ -54,6 +54,13 @@ Bn = Annotated[
         help="eval: BatchNorm's running statistics; batch: those of the sample, as one batch.",
     ),
 ]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights to start from: a checkpoint, torchvision for its own, fresh for none. "
+        "Default: the recipe's.",
+    ),
+]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of torchvision's data sets.")]
 Download = Annotated[
     bool,

@@ -49,10 +49,7 @@ def sweep(
         str | None, typer.Option(help="Metrics to measure, as train --track; the last are shown.")
     ] = None,
     track_every: Annotated[int, typer.Option(help="Epochs between measurements.")] = 1,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Weights to start from: a checkpoint, or torchvision for its own."),
-    ] = None,
+    init: options.Init = None,
     out: Annotated[
         str | None, typer.Option(help="Folder of the sweep. Default: runs/<recipe>-sweep.")
     ] = None,

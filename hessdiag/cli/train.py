@@ -81,10 +81,7 @@ def train(
     config: Annotated[
         str | None, typer.Option(help="A TOML file of recipe fields and strengths to override.")
     ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Weights to start from: a checkpoint, or torchvision for its own."),
-    ] = None,
+    init: options.Init = None,
     track: Annotated[
         str | None,
         typer.Option(
@@ -175,7 +172,7 @@ def train(
         save_every=save_every,
         on_nonfinite=on_nonfinite,
         log_every=log_every,
-        track=tuple(track.split(",")) if track else (),
+        track=tuple(name.strip() for name in track.split(",")) if track else (),
         track_every=track_every,
         pac_bayes=pac_bayes,
         compile=compiled,

@@ -8,7 +8,7 @@ import torch
 
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.risk import EmpiricalRisk
-from hessdiag.errors import InputError
+from hessdiag.errors import NotFinite
 from hessdiag.linalg import processes
 from hessdiag.linalg.trace import Estimate, estimate_mean
 from hessdiag.seeds import stream
@@ -31,7 +31,7 @@ def perturbation_gap(
         seed: of the perturbations.
 
     Raises:
-        InputError: the loss is not finite so far from θ.
+        NotFinite: the loss is not finite so far from θ.
 
     Source: Zhang, Li and Ju (2024), eq. 1 and their figure on the gap.
     """
@@ -43,7 +43,7 @@ def perturbation_gap(
         around = [_loss(risk.displaced(sign * noise)) for sign in (1, -1)]
         gaps[index] = sum(around) / 2 - centre
     if not bool(gaps.isfinite().all()):
-        raise InputError(
+        raise NotFinite(
             "the loss is not finite at the perturbed weights",
             got=f"σ² = {sigma2:g}",
             hint="try a smaller σ²",

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from hessdiag.errors import InputError
+
 
 def count() -> int:
     """Count the processes."""
@@ -51,6 +53,14 @@ def joined(device: torch.device) -> Generator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise InputError(
+                f"process {rank()} of {count()} lost the others",
+                got=str(error).splitlines()[0],
+                hint="one of them failed; its own message says why",
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
 

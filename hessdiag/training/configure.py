@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hessdiag.errors import InputError, unknown
 from hessdiag.training import methods, recipes
 from hessdiag.training.folder import Config
+
+FRESH = "fresh"
+"""Stands for no weights to start from, where a recipe has some."""
 
 _COUNTS = {
     "num_samples": "--num-samples",
@@ -46,6 +50,8 @@ def configure(
     from_file = recipes.read_config(file) if file is not None else {}
     weights = {name: from_file.pop(name) for name in list(from_file) if name in methods.OPTIONS}
     chosen = recipes.override(recipes.find(recipe), **(from_file | _given(changes)))
+    if chosen.init == FRESH:
+        chosen = replace(chosen, init=None)
     settled = methods.settle(
         chosen.regulariser,
         activation=chosen.activation,

@@ -114,9 +114,10 @@ class StreamFeed:
                     for at in range(share.start, share.stop)
                 ]
 
-        kinds = self.kinds if step is not None else ()
         pin = self.device.type == "cuda"
-        decoded = self.data.batches(examples(), kinds=kinds, num_workers=self.num_workers, pin=pin)
+        decoded = self.data.batches(
+            examples(), kinds=self.kinds, num_workers=self.num_workers, pin=pin
+        )
         for index, (x, y) in zip(chosen, decoded, strict=True):
             x, y = x.to(self.device, non_blocking=pin), y.to(self.device, non_blocking=pin)
             yield Batch(x, y, len(index), processes.share(len(index)).start)

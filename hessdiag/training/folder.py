@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shutil
 import tomllib
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ CONFIG, METRICS, LAST, BEST = (
     "best.safetensors",
 )
 STEPS, CURVES, REPORT = "steps.jsonl", "curves.png", "report.json"
+BOARD = "tensorboard"  # a folder of its own
 FILES = (CONFIG, METRICS, STEPS, LAST, BEST, CURVES, REPORT, state.CURRENT, state.PREVIOUS)
 
 
@@ -180,6 +182,7 @@ def _holds_a_run(folder: Path) -> bool:
 def _clear(folder: Path) -> None:
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / BOARD, ignore_errors=True)
 
 
 def read_config(folder: Path) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,13 @@ class Epoch:
     def to_row(self) -> dict[str, Any]:
         """Turn into plain values."""
         return dataclasses.asdict(self)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Losses and accuracies, as far as they are known."""
+        names = ("train_loss", "train_accuracy", "validation_accuracy", "test_accuracy")
+        values = {name: getattr(self, name) for name in names}
+        return {name: x for name, x in values.items() if x is not None and math.isfinite(x)}
 
     @property
     def score(self) -> float | None:
@@ -107,7 +115,7 @@ class Finished:
         num_parameters: n.
         num_samples: training examples, those held out included.
         pac_bayes: the bound at the last weights, or None where not asked for.
-        seconds: wall-clock time; of this process alone, as are the next three.
+        seconds: wall-clock time, since the run was started or last gone on with.
         images_per_second: examples of all processes over the time spent on steps.
         peak_memory_bytes: allocated on a GPU, resident on a CPU.
         num_processes: that shared the work.

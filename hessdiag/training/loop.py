@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -144,14 +145,14 @@ def _finished(run: Run, began: float) -> Finished:
         epochs=tuple(run.epochs),
         provenance=Provenance(
             checkpoint=str(checkpoint),
-            checkpoint_sha256=None,
+            checkpoint_sha256=_sha256(checkpoint) if processes.is_first() else None,
             model=run.spec,
             data=data.spec,
             split=data.split,
             data_sha256=data.sha256,
             batch_size=recipe.batch_size,
         ),
-        num_parameters=sum(tensor.numel() for tensor in run.objective.parameters),
+        num_parameters=run.num_parameters,
         num_samples=data.num_samples,
         pac_bayes=bound,
         seconds=time.perf_counter() - began,
@@ -160,6 +161,11 @@ def _finished(run: Run, began: float) -> Finished:
         num_processes=processes.count(),
         device=str(run.device),
     )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open_streams(config: Config) -> tuple[Stream, Stream | None]:
@@ -179,7 +185,7 @@ def _open_streams(config: Config) -> tuple[Stream, Stream | None]:
     if test.classes != data.classes:
         raise InputError(
             "the splits have different classes",
-            got=f"{len(data.classes)} to train on and {len(test.classes)} to test on",
+            got=f"{', '.join(set(data.classes) ^ set(test.classes))} in one of them alone",
         )
     return data, test
 

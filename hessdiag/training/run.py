@@ -68,7 +68,7 @@ class Run:
         self.test = None if test is None else make_feed(test, device, num_workers=num_workers)
         self.num_tested = 0 if test is None else test.num_samples
         self.training, self.held_out = hold_out(data.num_samples, recipe.validation, seed)
-        self.tracker = make_tracker(config, data, self.training)
+        self.tracker = make_tracker(config, data, self.training, self.num_parameters)
         self.order = torch.Generator().manual_seed(stream(seed, "order"))
         self.per_epoch = len(shuffled(self.training, recipe.batch_size, torch.Generator()))
         self.num_steps = recipe.epochs * self.per_epoch
@@ -77,9 +77,14 @@ class Run:
         self.step = 0
         self.epochs: list[Epoch] = []
         self.logged: list[dict[str, Any]] = []
-        self.seconds = 0.0  # spent on steps, in this process
+        self.seconds = 0.0  # spent on steps
         self.num_seen = 0  # examples of those steps
         self._reset_totals()
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights that are trained."""
+        return sum(tensor.numel() for tensor in self.objective.parameters)
 
     def begin(self) -> None:
         """Take the weights to start from, and clear the folder.
@@ -153,7 +158,7 @@ class Run:
 
     @property
     def images_per_second(self) -> float:
-        """Examples of all processes over the time that this process has spent on steps."""
+        """Examples of all processes over the time spent on steps."""
         return self.num_seen / self.seconds if self.seconds else 0.0
 
     def close_epoch(self) -> Epoch:
@@ -209,6 +214,7 @@ class Run:
                 "num_skipped": self.num_skipped,
                 "epochs": [epoch.to_row() for epoch in self.epochs],
                 "logged": self.logged,
+                "speed": (self.num_seen, self.seconds),
             }
             state.save(self.out, payload)
 
@@ -234,6 +240,7 @@ class Run:
         self.num_skipped = payload["num_skipped"]
         self.epochs = [Epoch.from_row(row) for row in payload["epochs"]]
         self.logged = payload["logged"]
+        self.num_seen, self.seconds = payload["speed"]
         for _ in range(-(-self.step // self.per_epoch)):  # the order of the epochs begun
             self.batches = shuffled(self.training, self.config.recipe.batch_size, self.order)
 
@@ -299,11 +306,6 @@ class Run:
         return generator.manual_seed(stream(self.config.seed, name, self.step))
 
     def _metadata(self, epoch: Epoch) -> Metadata:
-        metrics = {
-            name: value
-            for name in ("train_loss", "train_accuracy", "validation_accuracy", "test_accuracy")
-            if (value := getattr(epoch, name)) is not None and math.isfinite(value)
-        }
         return Metadata(
             model=self.spec,
             data=DataSpec(self.data.spec, self.data.mean, self.data.std),
@@ -314,5 +316,5 @@ class Run:
             seed=None
             if self.config.recipe.init
             else self.config.seed,  # it gave the initial weights
-            metrics=metrics,
+            metrics=epoch.metrics,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +14,15 @@ from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import fitting_microbatch
 from hessdiag.curvature.perturbation import perturbation_gap
 from hessdiag.curvature.sparsity import sparsity
-from hessdiag.errors import unknown
+from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.seeds import stream
 from hessdiag.spectra import metrics
 from hessdiag.spectra.metrics import Reading
 from hessdiag.spectra.run import spectrum
 from hessdiag.training.feeds import Data, examples
 from hessdiag.training.folder import Config
+
+Batches = list[tuple[Tensor, Tensor]]
 
 SAMPLES = 256  # examples of the fixed sample
 PROBES = 16
@@ -51,43 +55,70 @@ class Tracker:
     seed: int
 
     def measure(self, model: nn.Module) -> dict[str, Reading]:
-        """Measure at the model's weights as they are, in evaluation mode; nothing of it changes."""
-        few = Decomposition(model, [(self.x[:2], self.y[:2])], self.loss)
-        size = fitting_microbatch(few.risk, len(self.x))
-        batches = list(zip(self.x.split(size), self.y.split(size), strict=True))
-        found: dict[str, Reading] = {}
-        spectral = {name: metric for name in self.names if (metric := metrics.parse(name))}
-        if spectral:
-            least = metrics.settings(spectral.values())
-            report = spectrum(
-                model, batches, loss=self.loss, num_probes=PROBES, seed=self.seed, **least
-            )
-            found |= {name: metrics.read(report, metric) for name, metric in spectral.items()}
-        if not set(_SPARSITIES).isdisjoint(self.names):
-            total = sparsity(model, batches, loss=self.loss).total
-            found |= {
-                "sparsity.nonzero": Reading(total.nonzero),
-                "sparsity.above": Reading(total.above),
-            }
-        if not set(_PERTURBATIONS).isdisjoint(self.names):
-            sigma2 = self.sigma2 or _SIGMA2
-            risk = Decomposition(model, batches, self.loss).risk
-            gap = Reading.of(perturbation_gap(risk, sigma2, num_pairs=PROBES, seed=self.seed))
-            found |= {"perturbation.gap": gap, "perturbation.trace": gap.times(2 / sigma2)}
+        """Measure at the model's weights as they are, in evaluation mode; nothing of it changes.
+
+        What is not finite there is NaN: a run goes on, whatever its curvature.
+        """
+        found = {name: Reading(math.nan, None) for name in self.names}
+        with suppress(NotFinite):
+            few = Decomposition(model, [(self.x[:2], self.y[:2])], self.loss)
+            size = fitting_microbatch(few.risk, len(self.x))
+            batches = list(zip(self.x.split(size), self.y.split(size), strict=True))
+            for measure in (self._sparsities, self._spectral, self._perturbations):
+                found |= measure(model, batches)
         return {name: found[name] for name in self.names}
 
+    def _spectral(self, model: nn.Module, batches: Batches) -> dict[str, Reading]:
+        spectral = {name: metric for name in self.names if (metric := metrics.parse(name))}
+        if not spectral:
+            return {}
+        least = metrics.settings(spectral.values())
+        report = spectrum(
+            model, batches, loss=self.loss, num_probes=PROBES, seed=self.seed, **least
+        )
+        return {name: metrics.read(report, metric) for name, metric in spectral.items()}
 
-def make_tracker(config: Config, data: Data, training: Tensor) -> Tracker | None:
+    def _sparsities(self, model: nn.Module, batches: Batches) -> dict[str, Reading]:
+        if set(_SPARSITIES).isdisjoint(self.names):
+            return {}
+        total = sparsity(model, batches, loss=self.loss).total
+        return {
+            "sparsity.nonzero": Reading(total.nonzero),
+            "sparsity.above": Reading(total.above),
+        }
+
+    def _perturbations(self, model: nn.Module, batches: Batches) -> dict[str, Reading]:
+        if set(_PERTURBATIONS).isdisjoint(self.names):
+            return {}
+        sigma2 = self.sigma2 or _SIGMA2
+        risk = Decomposition(model, batches, self.loss).risk
+        gap = Reading.of(perturbation_gap(risk, sigma2, num_pairs=PROBES, seed=self.seed))
+        return {"perturbation.gap": gap, "perturbation.trace": gap.times(2 / sigma2)}
+
+
+def make_tracker(
+    config: Config, data: Data, training: Tensor, num_parameters: int
+) -> Tracker | None:
     """Draw the fixed sample; None where nothing is to be tracked.
 
     Args:
         config: of the run.
         data: the examples.
         training: indices of those trained on.
+        num_parameters: of the network.
+
+    Raises:
+        InputError: an unknown metric, or an eigenvalue that the network does not have.
     """
     if not config.track:
         return None
     check(config.track)
+    asked = [metric for name in config.track if (metric := metrics.parse(name))]
+    if metrics.settings(asked)["top_k"] > num_parameters:
+        raise InputError(
+            "the network has fewer eigenvalues than are to be tracked",
+            got=f"--track {','.join(config.track)} with {num_parameters} parameters",
+        )
     generator = torch.Generator().manual_seed(stream(config.seed, "tracking"))
     chosen = torch.randperm(len(training), generator=generator)[:SAMPLES]
     x, y = examples(data, training[chosen])

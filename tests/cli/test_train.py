@@ -1,4 +1,4 @@
-"""``hessdiag train``, ``train resume``, ``train recipes`` and ``hessdiag demo``."""
+"""``hessdiag train`` and ``train recipes``."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hessdiag.nets import checkpoints
-from hessdiag.training import folder, loop, methods, state
+from hessdiag.training import folder, loop, methods
 from hessdiag.training.recipes import RECIPES
 from tests.cli.conftest import FAST, Run, images
 from tests.cli.test_bad_input import refused
@@ -30,7 +30,11 @@ def test_the_path_goes_to_stdout_and_talk_to_stderr(run: Run, here: Path):
     outcome = run("train", *TINY, "--out", "a/b")
     assert outcome.code == 0
     assert outcome.out == "a/b/model.safetensors\n"
-    assert re.match(r"epoch 1: loss \d\.\d+, train accuracy .*, test accuracy", outcome.err)
+    progress, headline, epoch, cost = outcome.err.splitlines()
+    assert re.match(r"epoch 1/1: loss \d\.\d+, train accuracy .*, test accuracy", progress)
+    assert headline == "mlp-8 gelu on digits (train), 610 parameters, none"
+    assert re.match(r"epoch 1: loss \d\.\d+, train accuracy .*, test accuracy", epoch)
+    assert re.match(r"[\d.]+ s, \d+ images/s, peak memory [\d.]+ GiB, float32 on cpu$", cost)
     assert sorted(path.name for path in (here / "a/b").iterdir()) == FILES
 
 
@@ -306,169 +310,10 @@ def test_recipes_lists_them_all(run: Run):
     assert [line.partition(":")[0] for line in outcome.out.splitlines()] == [*RECIPES]
 
 
-# --- going on ----------------------------------------------------------------------------------
-
-
-def contents(place: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in place.iterdir()}
-
-
-class Stopped(KeyboardInterrupt):
-    """An interruption at a chosen step."""
-
-
-def stopped(run: Run, monkeypatch: pytest.MonkeyPatch, step: int, *args: Any) -> None:
-    """Train, and interrupt it."""
-    real = loop.train
-
-    def train(*positional: Any, on_step: Any, **options: Any) -> Path:
-        def interrupt(done: int, total: int) -> None:
-            on_step(done, total)
-            if done == step:
-                raise Stopped
-
-        return real(*positional, on_step=interrupt, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train", train)
-        outcome = run("train", *args)
-    assert (outcome.code, outcome.out) == (130, "")
-    assert "Traceback" not in outcome.err
-
-
-LONGER = (*TINY[:2], "--epochs", 3, "--num-samples", 64, "--batch-size", 16, "--reg", "nso")
-
-
-@pytest.mark.parametrize("options", [(), ("--save-every", 1)], ids=str)
-def test_an_interrupted_run_goes_on(run: Run, here: Path, monkeypatch, options: tuple[Any, ...]):
-    assert run("train", *LONGER, *options, "--out", "whole").code == 0
-    stopped(run, monkeypatch, 7, *LONGER, *options, "--out", "parts")
-    assert "curves.png" not in contents(here / "parts")
-    outcome = run("train", "resume", "parts")
-    assert (outcome.code, outcome.out) == (0, "parts/model.safetensors\n")
-    assert outcome.err.startswith("epoch 3: loss")
-    whole, parts = contents(here / "whole"), contents(here / "parts")
-    for name in ("model.safetensors", "best.safetensors", "metrics.jsonl", "config.toml"):
-        assert whole[name] == parts[name]
-    assert parts["curves.png"].startswith(b"\x89PNG")
-
-
-def test_a_run_stopped_before_its_first_state_leaves_nothing(run: Run, here: Path, monkeypatch):
-    stopped(run, monkeypatch, 3, *LONGER, "--out", "a/run")
-    assert list(here.iterdir()) == []
-
-
-def test_a_factorys_run_goes_on(run: Run, here: Path, monkeypatch):
-    (here / "resumable_nets.py").write_text(
-        "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
-    )
-    stopped(run, monkeypatch, 7, *LONGER, "--model", "resumable_nets:net", "--out", "run")
-    outcome = run("train", "resume", "run")
-    assert outcome.code == 0, outcome.err
-
-
-def test_a_finished_run_stays_as_it_is(run: Run, here: Path):
-    assert run("train", *TINY, "--out", "run").code == 0
-    before = contents(here / "run")
-    outcome = run("train", "resume", "run")
-    assert (outcome.code, outcome.out, outcome.err) == (0, "run/model.safetensors\n", "")
-    assert contents(here / "run") == before
-    assert run("train", "resume", "run", "--quiet").out == ""
-
-
-def test_without_its_state_a_run_starts_from_the_beginning(run: Run, here: Path):
-    assert run("train", *TINY, "--out", "run").code == 0
-    before = contents(here / "run")
-    (here / "run/state.pt").unlink()
-    outcome = run("train", "resume", "run")
-    assert outcome.code == 0
-    assert outcome.err.startswith("note: no state was written yet; starting from the beginning\n")
-    after = contents(here / "run")
-    assert after.keys() == before.keys()
-    for name in ("model.safetensors", "best.safetensors", "metrics.jsonl", "config.toml"):
-        assert after[name] == before[name]
-
-
-def test_a_damaged_state_is_told_and_the_one_before_taken(run: Run, here: Path, monkeypatch):
-    assert run("train", *LONGER, "--out", "whole").code == 0
-    assert run("train", *LONGER, "--out", "parts").code == 0
-    path = here / "parts" / state.CURRENT
-    path.write_bytes(path.read_bytes()[:-1])
-    outcome = run("train", "resume", "parts")
-    assert outcome.code == 0
-    assert outcome.err.startswith("note: state.pt is damaged")
-    whole, parts = contents(here / "whole"), contents(here / "parts")
-    for name in ("model.safetensors", "best.safetensors", "metrics.jsonl"):
-        assert whole[name] == parts[name]
-
-
-def test_only_damaged_states(run: Run, here: Path):
-    assert run("train", *TINY, "--out", "run").code == 0
-    (here / "run/state.pt").write_bytes(b"")
-    before = contents(here / "run")
-    refused(run("train", "resume", "run"), "state cannot be read.*state.pt is damaged.*--force")
-    assert contents(here / "run") == before
-
-
-def test_what_is_no_run_cannot_go_on(run: Run, here: Path):
-    refused(run("train", "resume", "none"), "no run to go on with.*none.*No such file")
-    (here / "run").mkdir()
-    refused(run("train", "resume", "run"), "no run to go on with")
-    (here / "run/config.toml").write_text("lr = ")
-    refused(run("train", "resume", "run"), "configuration cannot be read")
-    outcome = run("train", "resume")
-    assert outcome.code == 2
-    assert "Missing argument" in outcome.err
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [("lr = 0.1", "lr = 0.2"), ("seed = 0", "seed = 1")], ids=str
-)
-def test_a_changed_run_cannot_go_on(run: Run, here: Path, old: str, new: str):
-    assert run("train", *TINY, "--out", "run").code == 0
-    config = here / "run/config.toml"
-    text = config.read_text("utf-8")
-    assert old in text
-    config.write_text(text.replace(old, new, 1), "utf-8")
-    refused(run("train", "resume", "run"), "configuration changed.*undo the change")
-
-
-def test_changed_data_cannot_go_on(run: Run, here: Path):
-    args = ("--data", images(here / "own.npz"), "--model", "mlp-8", "--epochs", 1, "--out", "run")
-    assert run("train", *args).code == 0
-    images(here / "own.npz", num_samples=31)
-    refused(run("train", "resume", "run"), "training data changed")
-
-
-def test_a_refused_run_spares_the_one_it_was_to_replace(run: Run, here: Path):
-    """A mistyped network must not cost an earlier run, although it may be replaced."""
-    assert run("train", *TINY, "--out", "run").code == 0
-    before = contents(here / "run")
-    for args, words in (
-        (("--lr", -1), "out of range"),
-        (("--data", "none.npz"), "does not exist"),
-        (("--model", "mlp-x"), "mlp-x"),
-        (("--activation", "rleu"), "unknown activation"),
-    ):
-        refused(run("train", *TINY, "--out", "run", "--force", *args), words)
-        assert contents(here / "run") == before, args
-
-
 def test_holding_out_all_examples_is_refused(run: Run, here: Path):
     (here / "mine.toml").write_text("validation = 0.9\n")
     args = ("--config", "mine.toml", "--num-samples", 3, "--out", "run")
     refused(run("train", *TINY, *args), "example")
-
-
-def test_divergence_keeps_the_last_good_state(run: Run, here: Path):
-    args = ("--lr", 1e12, "--epochs", 3, "--reg", "sam", "--out", "run")
-    refused(run("train", *TINY, *args), "diverged.*in step 3 of 3")
-    before = contents(here / "run")
-    payload, _ = state.load(here / "run")
-    assert payload is not None
-    assert payload["step"] == 2
-    refused(run("train", "resume", "run"), "diverged.*in step 3 of 3")  # the same, of course
-    assert contents(here / "run") == before
 
 
 def test_a_mistyped_command_is_told_as_one(run: Run):
@@ -486,57 +331,3 @@ def test_skipped_steps_are_counted(run: Run, here: Path):
     outcome = run(*args, "--on-nonfinite", "skip", "--out", "run")
     assert outcome.code == 0, outcome.err
     assert [row["num_skipped"] for row in folder.read_metrics(here / "run")] == [1, 1]
-
-
-def test_an_epoch_of_skipped_steps_alone(run: Run, here: Path):
-    inputs = np.full((32, 64), 3e38, np.float32)
-    np.savez(here / "own.npz", inputs=inputs, labels=np.arange(32) % 4)
-    args = ("--data", "own.npz", "--batch-size", 8, "--on-nonfinite", "skip", "--out", "run")
-    outcome = run("train", *TINY[:2], "--epochs", 2, *args)
-    assert outcome.code == 0, outcome.err
-    rows = folder.read_metrics(here / "run")
-    assert [(row["num_skipped"], row["train_loss"]) for row in rows] == [(4, None)] * 2
-    assert (here / "run/curves.png").exists()
-    before = contents(here / "run")
-    assert run("train", "resume", "run").code == 0
-    assert contents(here / "run") == before
-
-
-# --- the demo ----------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_demo(run: Run, here: Path):
-    outcome = run("demo")
-    assert outcome.code == 0, outcome.err
-    assert sorted(path.name for path in (here / "runs/demo").iterdir()) == sorted(
-        [*FILES, "state-previous.pt", "spectrum.json", "spectrum.png"]
-    )
-    for words in ("$ hessdiag train", "$ hessdiag spectrum", "NME N", "Nonlinear Modeling Error"):
-        assert words in outcome.out
-    found = json.loads((here / "runs/demo/spectrum.json").read_text("utf-8"))
-    assert found["loss"]["accuracy"] > 0.9
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Let the demo's two commands do nothing, and note with what they are called."""
-    noted: list[dict[str, Any]] = []
-    for command in ("train", "spectrum", "sparsity"):
-        path = f"hessdiag.cli.{command}.{command}"
-        monkeypatch.setattr(path, lambda *_, **options: noted.append(options))
-    return noted
-
-
-@pytest.mark.parametrize("out", ["[red]my runs[red]", "[/]", ":smile:"])
-def test_the_demo_shows_its_commands_as_they_are(run: Run, here: Path, calls, out: str):
-    outcome = run("demo", "--out", out)
-    assert outcome.code == 0, outcome.err
-    assert outcome.out.count(out) >= 4
-    assert calls[0]["out"] == out
-    assert calls[1]["plot"] == f"{out}/spectrum.png"
-
-
-def test_the_demo_can_be_quiet(run: Run, here: Path, calls):
-    assert run("demo", "--quiet").out == ""
-    assert [options["quiet"] for options in calls] == [True, True, True]

@@ -15,10 +15,10 @@ from hessdiag.errors import InputError
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
-from hessdiag.training import folder, loop, recipes
+from hessdiag.training import folder, loop, methods, recipes
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch, Standing
-from hessdiag.training.task import Strengths
+from hessdiag.training.task import Strengths, Task
 
 RECIPE = replace(recipes.find("digits-wrn10-1"), model="mlp-16", epochs=3, batch_size=32)
 
@@ -209,14 +209,6 @@ def test_the_best_epoch_is_kept(tmp_path: Path):
     assert not same(best.tensors, last.tensors)
 
 
-def test_with_examples_held_out_they_choose_the_best_epoch():
-    epoch = Epoch(1, 10, 0.1, 1.0, 0.5, 0.25, 0.75, 0)
-    assert epoch.score == 0.25
-    assert replace(epoch, validation_accuracy=None).score == 0.75
-    assert replace(epoch, validation_accuracy=None, test_accuracy=None).score is None
-    assert replace(epoch, validation_accuracy=0.0).score == 0
-
-
 def test_a_last_batch_of_one_is_left_out(tmp_path: Path):
     data, _ = digits(33)
     epochs: list[Epoch] = []
@@ -260,9 +252,35 @@ def test_only_classifiers_are_trained(tmp_path: Path, monkeypatch):
     assert "the recipes train classifiers" in refusal(lambda: loop.load_data(soft))
 
 
-def test_an_epoch_in_words():
-    epoch = Epoch(1, 10, 0.1, 0.5, 0.25, None, None, 0)
-    assert epoch.summary() == "loss 0.5000, train accuracy 25.00%"
-    assert replace(epoch, test_accuracy=0.125).summary().endswith("test accuracy 12.50%")
-    both = replace(epoch, validation_accuracy=0.75, test_accuracy=0.125).summary()
-    assert both.endswith(", validation accuracy 75.00%, test accuracy 12.50%")
+# --- memory ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+    ids=repr,
+)
+def test_too_little_memory_gives_advice(tmp_path: Path, monkeypatch, error: Exception):
+    def hungry(_: Task) -> Any:
+        raise error
+
+    entry = replace(methods.REGULARISERS["none"], gradient=hungry)
+    monkeypatch.setitem(methods.REGULARISERS, "none", entry)
+    message = refusal(lambda: train(tmp_path))
+    assert "too little memory for a training step" in message
+    assert "got: batches of 32" in message
+    assert "--batch-size 16" in message
+
+
+def test_other_errors_are_left_as_they_are(tmp_path: Path, monkeypatch):
+    def broken(_: Task) -> Any:
+        raise RuntimeError("shape mismatch")
+
+    entry = replace(methods.REGULARISERS["none"], gradient=broken)
+    monkeypatch.setitem(methods.REGULARISERS, "none", entry)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        train(tmp_path)

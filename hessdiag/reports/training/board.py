@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hessdiag.errors import InputError
+from hessdiag.training import folder
 from hessdiag.training.history import Epoch
 
-FOLDER = "tensorboard"
 _SCALARS = ("lr", "train_loss", "train_accuracy", "validation_accuracy", "test_accuracy")
 
 
@@ -25,9 +25,11 @@ def open_board(run: Path) -> Callable[[Epoch], None]:
         raise InputError(
             "--tensorboard needs the package tensorboard", got=error, hint="pip install tensorboard"
         ) from error
-    writer = SummaryWriter(str(run / FOLDER))
+    writer: SummaryWriter | None = None
 
     def write(epoch: Epoch) -> None:
+        nonlocal writer
+        writer = writer or SummaryWriter(str(run / folder.BOARD))
         row = dataclasses.asdict(epoch)
         values = {name: row[name] for name in _SCALARS}
         values |= {name: reading.value for name, reading in epoch.curvature.items()}

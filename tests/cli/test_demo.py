@@ -1,0 +1,47 @@
+"""``hessdiag demo``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Run
+from tests.cli.test_train import FILES
+
+
+@pytest.mark.slow
+def test_the_demo(run: Run, here: Path):
+    outcome = run("demo")
+    assert outcome.code == 0, outcome.err
+    assert sorted(path.name for path in (here / "runs/demo").iterdir()) == sorted(
+        [*FILES, "state-previous.pt", "spectrum.json", "spectrum.png"]
+    )
+    for words in ("$ hessdiag train", "$ hessdiag spectrum", "NME N", "Nonlinear Modeling Error"):
+        assert words in outcome.out
+    found = json.loads((here / "runs/demo/spectrum.json").read_text("utf-8"))
+    assert found["loss"]["accuracy"] > 0.9
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Let the demo's two commands do nothing, and note with what they are called."""
+    noted: list[dict[str, Any]] = []
+    for command in ("train", "spectrum", "sparsity"):
+        path = f"hessdiag.cli.{command}.{command}"
+        monkeypatch.setattr(path, lambda *_, **options: noted.append(options))
+    return noted
+
+
+@pytest.mark.parametrize("out", ["[red]my runs[red]", "[/]", ":smile:"])
+def test_the_demo_shows_its_commands_as_they_are(run: Run, here: Path, calls, out: str):
+    outcome = run("demo", "--out", out)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count(out) >= 4
+    assert calls[0]["out"] == out
+    assert calls[1]["plot"] == f"{out}/spectrum.png"
+
+
+def test_the_demo_can_be_quiet(run: Run, here: Path, calls):
+    assert run("demo", "--quiet").out == ""
+    assert [options["quiet"] for options in calls] == [True, True, True]
