@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hessdiag.comparisons.run import Comparison, compare
     from hessdiag.curvature.decomposition import Decomposition, Products
     from hessdiag.curvature.landscape import landscape
     from hessdiag.curvature.planes import Plane
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Comparison": "hessdiag.comparisons.run",
+    "compare": "hessdiag.comparisons.run",
     "Decomposition": "hessdiag.curvature.decomposition",
     "Products": "hessdiag.curvature.decomposition",
     "Landscape": "hessdiag.curvature.surfaces",
@@ -39,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "Decomposition",
     "Estimate",
     "InputError",
@@ -49,6 +53,7 @@ __all__ = [
     "Report",
     "Sparsity",
     "__version__",
+    "compare",
     "landscape",
     "profile",
     "sparsity",

@@ -12,7 +12,7 @@ FLOORS = (
     {"errors", "seeds", "metadata", "files", "factories"},
     {"linalg", "nets", "data"},
     {"curvature"},
-    {"spectra", "training", "subject", "studies"},
+    {"spectra", "comparisons", "training", "subject", "studies"},
     {"reports"},
     {"cli", "__main__"},
 )

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hessdiag import __version__
-from hessdiag.cli import demo, doctor, landscape, sensing, sparsity, spectrum, sweep, train
+from hessdiag.cli import compare, demo, doctor, landscape, sensing, sparsity, spectrum, sweep, train
 from hessdiag.errors import InputError
 
 app = typer.Typer(
@@ -79,6 +79,7 @@ for command in (
     spectrum.spectrum,
     sparsity.sparsity,
     landscape.landscape,
+    compare.compare,
     doctor.doctor,
 ):
     app.command(command.__name__)(_added(command))

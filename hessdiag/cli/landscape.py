@@ -190,13 +190,7 @@ def _check_plane(weight: list[str] | None, plane: str | None) -> None:
 
 def _refuse_what_needs_a_checkpoint(ctx: typer.Context) -> None:
     """Options that say something of a checkpoint must not be dropped without a word."""
-    given = [
-        parameter.opts[0]
-        for parameter in ctx.command.params
-        if (name := str(parameter.name)) not in _ALONE
-        and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    ]
-    if given:
+    if given := options.given(ctx, but=_ALONE):
         raise InputError(
             f"{', '.join(given)} {'need' if len(given) > 1 else 'needs'} a checkpoint",
             got="none, so that a small perceptron is looked at, in float64 on the CPU",

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 import typer
+
+
+def given(ctx: typer.Context, *, but: Collection[str]) -> list[str]:
+    """List the options given on the command line whose parameters are not among ``but``."""
+    return [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if (name := str(parameter.name)) not in but
+        and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+
 
 Checkpoint = Annotated[
     str, typer.Argument(help="A .safetensors checkpoint, or a .pt/.pth state dict.")

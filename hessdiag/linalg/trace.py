@@ -112,13 +112,17 @@ class TraceSamples:
         """Give ``vᵀAv`` ``(k,)`` in the order of the probes."""
         return np.array([sample.quadratic for sample in self._ordered()])
 
+    def squared_norms(self) -> Array:
+        """Give ``‖Av‖²`` ``(k,)`` in the order of the probes."""
+        return np.array([sample.squared_norm for sample in self._ordered()])
+
     def trace(self) -> Estimate:
         """Estimate tr A."""
         return estimate_mean(self.quadratic_forms())
 
     def frobenius_norm(self) -> Estimate:
         """Estimate ‖A‖_F, the root of the mean of ‖Av‖²; the interval is the root of its own."""
-        square = estimate_mean(np.array([sample.squared_norm for sample in self._ordered()]))
+        square = estimate_mean(self.squared_norms())
         value = math.sqrt(square.value)
         if square.stderr is None or square.ci95 is None:
             return Estimate(value, None, None, square.num_probes)

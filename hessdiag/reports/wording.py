@@ -31,6 +31,12 @@ def plus_minus(value: float, error: float | None) -> str:
     return f"({value / scale:.{digits}f} ± {_short(error / scale)})e{power}"
 
 
+def ordinal(number: int) -> str:
+    """Spell 1st, 2nd, 3rd, 4th and so on."""
+    tens = number // 10 % 10
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') if tens != 1 else 'th' }"
+
+
 def title(provenance: Provenance) -> str:
     """Name the network, its activation and its data in one line."""
     model = provenance.model

@@ -40,10 +40,11 @@ class Plan:
     waves: tuple[tuple[str, ...], ...]
 
     def num_vectors(self) -> int:
-        """Vectors held at once: bases, blocks under way, probes with their products."""
+        """Vectors held at once: bases, blocks under way, probes with products, eigenvectors."""
         num_parts = len(self.settings.parts)
         lanczos = len(self.waves[0]) * (self.basis_size + 4 * self.block_size)
-        return lanczos + (1 + num_parts) * self.chunk + 4
+        kept = num_parts * self.settings.top_k if self.settings.eigenvectors else 0
+        return lanczos + (1 + num_parts) * self.chunk + kept + 4
 
 
 def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:

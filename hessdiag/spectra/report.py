@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from hessdiag.curvature.decomposition import PARTS
 from hessdiag.errors import InputError, unknown
 from hessdiag.linalg.density import Density
 from hessdiag.linalg.lanczos import RitzValue
-from hessdiag.linalg.trace import Estimate
+from hessdiag.linalg.trace import Estimate, TraceSamples
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Settings:
         num_probes: Rademacher probes of the traces and norms, shared by the parts.
         top_k: eigenvalues at each end of the spectrum; 0 for none.
         density: whether to compute the spectral density.
+        eigenvectors: whether to keep the eigenvectors of the largest eigenvalues.
         per_layer: whether to estimate the trace of each layer's diagonal block.
         rel_error: go on sampling until the half-width of each trace's 95 % interval is at most
             this share of the trace; None to stop at ``num_probes``.
@@ -41,6 +44,7 @@ class Settings:
     num_probes: int = 32
     top_k: int = 5
     density: bool = True
+    eigenvectors: bool = False
     per_layer: bool = False
     rel_error: float | None = None
     max_probes: int = 1024
@@ -91,6 +95,8 @@ class Part:
         density: spectral density, or None.
         layers: trace of each layer's diagonal block by parameter name, or None.
         target_reached: whether ``rel_error`` was met; None if none was set.
+        samples: what each probe told; None in a report read from a file.
+        eigenvectors: ``(top_k, n)`` unit eigenvectors of ``top``; None where not asked for.
     """
 
     trace: Estimate
@@ -100,6 +106,8 @@ class Part:
     density: Density | None
     layers: dict[str, Estimate] | None
     target_reached: bool | None
+    samples: TraceSamples | None = None
+    eigenvectors: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,7 @@ def _algorithms(
                     max_steps=settings.max_passes,
                     seed=stream(settings.seed, "lanczos", part),
                     watch=functools.partial(_share, samples[part], settings.num_probes),
+                    with_vectors=settings.eigenvectors,
                 ),
             )
     if with_samplers:
@@ -247,6 +248,8 @@ def _part(
         density=smooth(quadrature) if quadrature else None,
         layers=samples.layer_traces() if settings.per_layer else None,
         target_reached=_precise(samples, settings.rel_error) if settings.rel_error else None,
+        samples=samples,
+        eigenvectors=spectral.top_vectors if spectral else None,
     )
 
 

@@ -20,14 +20,6 @@ def spectrum_json(report: Report, provenance: Provenance | None = None) -> dict[
 
     ``notes`` gives the reason for every None and whatever else qualifies a number.
     """
-    settings = {
-        **dataclasses.asdict(report.settings),
-        "dtype": report.dtype,
-        "device": report.device,
-        "bn": report.bn,
-        "batch_size": provenance.batch_size if provenance else None,
-        "params": report.params,
-    }
     return finite(
         {
             **origin(
@@ -37,7 +29,7 @@ def spectrum_json(report: Report, provenance: Provenance | None = None) -> dict[
                 num_samples=report.num_samples,
             ),
             "loss": {"name": report.loss_name, "value": report.loss, "accuracy": report.accuracy},
-            "settings": settings,
+            "settings": settings_json(report, provenance),
             "parts": {name: _part(part) for name, part in report.parts.items()},
             "finite_radius": (
                 dataclasses.asdict(report.finite_radius) if report.finite_radius else None
@@ -51,6 +43,18 @@ def spectrum_json(report: Report, provenance: Provenance | None = None) -> dict[
             "notes": notes(report),
         }
     )
+
+
+def settings_json(report: Report, provenance: Provenance | None) -> dict[str, Any]:
+    """Lay out how a spectrum was computed."""
+    return {
+        **dataclasses.asdict(report.settings),
+        "dtype": report.dtype,
+        "device": report.device,
+        "bn": report.bn,
+        "batch_size": provenance.batch_size if provenance else None,
+        "params": report.params,
+    }
 
 
 def notes(report: Report) -> list[str]:
@@ -103,7 +107,7 @@ def _part(part: Part) -> dict[str, Any]:
         payload["trace"]["rel_error"] = part.trace.rel_error
         payload["trace"]["target_reached"] = part.target_reached
     if part.density is not None:
-        payload["density"] = _density(part.density)
+        payload["density"] = density_json(part.density)
     if part.layers is not None:
         payload["layers"] = {
             name: {"trace": _estimate(trace)} for name, trace in part.layers.items()
@@ -119,6 +123,7 @@ def _ritz(ritz: RitzValue) -> dict[str, Any]:
     return dataclasses.asdict(ritz)
 
 
-def _density(density: Density) -> dict[str, Any]:
+def density_json(density: Density) -> dict[str, Any]:
+    """Lay a density out."""
     fields = dataclasses.asdict(density)
     return {name: getattr(value, "tolist", lambda v=value: v)() for name, value in fields.items()}

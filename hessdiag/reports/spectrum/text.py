@@ -17,7 +17,7 @@ from hessdiag.metadata import Provenance
 from hessdiag.reports import TITLES
 from hessdiag.reports.spectrum.axis import SymlogAxis
 from hessdiag.reports.spectrum.schema import notes
-from hessdiag.reports.wording import BARS, plus_minus, title
+from hessdiag.reports.wording import BARS, ordinal, plus_minus, title
 from hessdiag.spectra.report import Report
 
 
@@ -72,7 +72,7 @@ def _table(report: Report) -> Table:
 
 def _add_eigenvalues(table: Table, label: str, columns: Sequence[tuple[RitzValue, ...]]) -> None:
     for index in range(max(map(len, columns))):
-        name = label if index == 0 else f"  {_ordinal(index + 1)}"
+        name = label if index == 0 else f"  {ordinal(index + 1)}"
         table.add_row(
             name,
             *(
@@ -150,8 +150,3 @@ def _interval(estimate: Estimate) -> str:
     if estimate.ci95 is None:
         return "none"
     return f"\\[{estimate.ci95[0]:.4g}, {estimate.ci95[1]:.4g}]"
-
-
-def _ordinal(number: int) -> str:
-    tens = number // 10 % 10
-    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th') if tens != 1 else 'th' }"

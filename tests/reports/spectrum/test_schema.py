@@ -31,6 +31,7 @@ CONTRACT = {
         "params",
         "parts",
         "density",
+        "eigenvectors",
         "per_layer",
         "rel_error",
         "max_probes",

@@ -1,0 +1,232 @@
+"""Changes with their intervals, and overlaps of eigenspaces, against explicit matrices."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hessdiag.comparisons.changes import (
+    Change,
+    bounded,
+    independent,
+    overlap,
+    paired_norm,
+    paired_trace,
+)
+from hessdiag.linalg.lanczos import RitzValue
+from hessdiag.linalg.trace import Estimate, TraceSamples
+from hessdiag.spectra.report import Part
+from tests.linalg.matrices import low_rank, normal, symmetric
+
+SIZE = 100
+DECAYING = symmetric(100 * 0.7 ** np.arange(SIZE))
+NOISE = (noise := normal(SIZE, SIZE, seed=5)) + noise.T
+PAIRS = {  # A and B
+    "nearby": (DECAYING, DECAYING + 0.02 * NOISE),
+    "scaled outliers of both signs": (
+        low_rank(SIZE, [10.0, -6.0, 4.0]),
+        low_rank(SIZE, [11.0, -5.0, 3.0]),
+    ),
+    "rank one": (low_rank(SIZE, [1.0]), low_rank(SIZE, [2.0])),
+    "unrelated": (DECAYING, symmetric(90 * 0.7 ** np.arange(SIZE), seed=1)),
+}
+each_pair = pytest.mark.parametrize("name", PAIRS)
+
+
+def signs(seed: int, num_probes: int) -> Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.choice([-1.0, 1.0], (num_probes, SIZE)))
+
+
+def samples(matrix: Tensor, rows: Tensor) -> TraceSamples:
+    found = TraceSamples()
+    found.add(rows, rows @ matrix)
+    return found
+
+
+def covers(change: Change, truth: float) -> bool:
+    assert change.interval is not None
+    return change.interval[0] <= truth <= change.interval[1]
+
+
+def part(matrix: Tensor, k: int) -> Part:
+    """A part that knows its k largest eigenvalues to rounding."""
+    values, vectors = torch.linalg.eigh(matrix)
+    top = tuple(RitzValue(float(value), 1e-13, converged=True) for value in values.flip(0)[:k])
+    none = Estimate(0.0, None, None, 1)
+    return Part(none, none, top, (), None, None, None, eigenvectors=vectors.T.flip(0)[:k])
+
+
+@each_pair
+def test_the_trace_differs_by_the_quadratic_forms_of_the_same_probes(name: str):
+    (a, b), rows = PAIRS[name], signs(0, 24)
+    found = paired_trace(samples(a, rows), samples(b, rows))
+    forms = torch.einsum("ki,ij,kj->k", rows, b - a, rows)
+    assert found.value == pytest.approx(float(forms.mean()), rel=1e-9)
+    assert found.value == pytest.approx(found.b.value - found.a.value, rel=1e-9)
+    assert found.error == pytest.approx(float(forms.std()) / math.sqrt(24), rel=1e-9)
+    assert found.relative == pytest.approx(found.value / abs(found.a.value))
+
+
+@each_pair
+def test_the_norm_differs_by_both_roots_with_the_error_of_the_delta_method(name: str):
+    (a, b), rows = PAIRS[name], signs(0, 24)
+    found = paired_norm(samples(a, rows), samples(b, rows))
+    x, y = (rows @ a).square().sum(1), (rows @ b).square().sum(1)
+    assert found.value == pytest.approx(float(y.mean().sqrt() - x.mean().sqrt()), rel=1e-9)
+    covariance = torch.cov(torch.stack([x, y])) / 24
+    slope = torch.stack([-0.5 / x.mean().sqrt(), 0.5 / y.mean().sqrt()])
+    assert found.error == pytest.approx(float((slope @ covariance @ slope).sqrt()), rel=1e-6)
+
+
+def test_the_same_probes_make_a_small_change_of_like_networks_visible():
+    (a, b), rows = PAIRS["nearby"], signs(1, 32)
+    x, y = samples(a, rows), samples(b, rows)
+    for paired, unpaired in (
+        (paired_trace(x, y), independent(x.trace(), y.trace())),
+        (paired_norm(x, y), independent(x.frobenius_norm(), y.frobenius_norm())),
+    ):
+        assert paired.value == pytest.approx(unpaired.value, abs=1e-9)
+        assert paired.error is not None
+        assert unpaired.error is not None
+        assert paired.error < unpaired.error / 5
+
+
+@each_pair
+@pytest.mark.parametrize(
+    ("num_seeds", "num_probes", "least"),
+    [(200, 16, 0.90), pytest.param(1000, 64, 0.915, marks=pytest.mark.slow)],
+)
+def test_intervals_cover_the_difference(name: str, num_seeds: int, num_probes: int, least: float):
+    a, b = PAIRS[name]
+    trace, norm = float((b - a).trace()), float(b.norm() - a.norm())
+    hits = np.zeros(4)
+    for seed in range(num_seeds):
+        rows, other = signs(seed, num_probes), signs(10_000 + seed, num_probes)
+        x, y, z = samples(a, rows), samples(b, rows), samples(b, other)
+        hits += [
+            covers(paired_trace(x, y), trace),
+            covers(paired_norm(x, y), norm),
+            covers(independent(x.trace(), z.trace()), trace),
+            covers(independent(x.frobenius_norm(), z.frobenius_norm()), norm),
+        ]
+    assert (hits / num_seeds).min() >= least, hits / num_seeds
+
+
+def test_networks_that_are_equal_do_not_differ():
+    found = samples(DECAYING, signs(0, 8))
+    for change in (paired_trace(found, found), paired_norm(found, found)):
+        assert (change.value, change.error, change.interval) == (0.0, 0.0, (0.0, 0.0))
+        assert change.significant is False
+        assert change.relative == 0.0
+
+
+def test_a_part_that_vanishes_has_no_norm_to_divide_by():
+    rows = signs(0, 8)
+    nothing, something = samples(torch.zeros_like(NOISE), rows), samples(DECAYING, rows)
+    change = paired_norm(nothing, something)
+    assert change.value == pytest.approx(something.frobenius_norm().value)
+    assert change.relative is None
+    assert change.significant is True
+
+
+def test_one_probe_gives_no_interval():
+    a, b = (samples(matrix, signs(0, 1)) for matrix in PAIRS["nearby"])
+    for change in (
+        paired_trace(a, b),
+        paired_norm(a, b),
+        independent(a.trace(), b.trace()),
+        independent(Estimate(1.0, 0.1, (0.8, 1.2), 8), b.trace()),
+    ):
+        assert change.error is change.interval is change.significant is None
+
+
+def test_independent_errors_add_in_squares_and_skewness_keeps_its_side():
+    change = independent(Estimate(1.0, 0.3, (0.6, 2.0), 8), Estimate(5.0, 0.4, (4.0, 5.5), 8))
+    assert (change.value, change.error) == (4.0, 0.5)
+    assert change.interval == pytest.approx((4 - math.hypot(1, 1), 4 + math.hypot(0.5, 0.4)))
+    assert change.significant is True
+
+
+@pytest.mark.parametrize(
+    ("interval", "significant"),
+    [((-1, 1), False), ((0, 1), False), ((0.1, 1), True), ((-1, -0.1), True), (None, None)],
+)
+def test_a_change_is_significant_if_its_interval_excludes_zero(interval, significant):
+    one = Estimate(1.0, 0.1, (0.8, 1.2), 8)
+    assert Change(one, one, 0.5, 0.1, interval).significant is significant
+
+
+def test_eigenvalues_differ_within_the_sum_of_their_bounds():
+    a, b = RitzValue(-2.0, 0.25, converged=True), RitzValue(-3.0, 0.5, converged=True)
+    change = bounded(a, b)
+    assert (change.value, change.error, change.interval) == (-1.0, 0.75, (-1.75, -0.25))
+    assert (change.relative, change.significant) == (-0.5, True)
+
+
+def test_eigenvalues_that_have_not_converged_may_be_others():
+    a, b = RitzValue(2.0, 0.1, converged=True), RitzValue(5.0, 0.1, converged=False)
+    for change in (bounded(a, b), bounded(b, a)):
+        assert change.interval is change.significant is None
+        assert change.error == 0.2
+
+
+# eigenspaces
+
+
+def test_a_space_agrees_with_itself_whatever_vectors_span_it():
+    own = part(DECAYING, 4)
+    assert own.eigenvectors is not None
+    turn = torch.linalg.qr(normal(4, 4))[0]
+    for other in (own, replace(own, eigenvectors=turn @ own.eigenvectors)):
+        found = overlap(own, other)
+        assert found is not None
+        assert found.value == pytest.approx(1, abs=1e-12)
+        assert found.cosines == pytest.approx((1,) * 4, abs=1e-12)
+        assert max(found.cosines) <= 1
+        assert found.converged
+
+
+def test_eigenvalues_of_higher_multiplicity_have_one_eigenspace():
+    """Solvers return any basis of it: here those of two matrices that differ in rounding."""
+    matrix = symmetric(np.r_[np.full(3, 9.0), np.linspace(0, 1, SIZE - 3)])
+    found = overlap(part(matrix, 3), part(matrix + 1e-13 * NOISE, 3))
+    assert found is not None
+    assert found.value == pytest.approx(1, abs=1e-9)
+
+
+def test_the_cosines_are_those_of_the_principal_angles():
+    axes, angles = torch.eye(6, dtype=torch.float64), torch.tensor([0.3, 1.2], dtype=torch.float64)
+    own = part(torch.diag(torch.tensor([9.0, 8.0, 0, 0, 0, 0], dtype=torch.float64)), 2)
+    turned = angles.cos()[:, None] * axes[:2] + angles.sin()[:, None] * axes[2:4]
+    found = overlap(own, replace(own, eigenvectors=turned))
+    assert found is not None
+    assert found.cosines == pytest.approx(angles.cos().tolist())
+    assert found.value == pytest.approx(float(angles.cos().square().mean()))
+    across = overlap(own, replace(own, eigenvectors=axes[4:]))
+    assert across is not None
+    assert across.value == 0
+
+
+def test_an_overlap_says_whether_its_eigenvalues_have_converged():
+    own = part(DECAYING, 3)
+    other = replace(own, top=(*own.top[:2], replace(own.top[2], converged=False)))
+    for found in (overlap(own, other), overlap(other, own)):
+        assert found is not None
+        assert not found.converged
+
+
+def test_an_eigenspace_of_zeros_is_arbitrary():
+    own, flat = part(DECAYING, 3), part(low_rank(SIZE, [5.0, 4.0]), 3)
+    assert overlap(own, part(low_rank(SIZE, [5.0, 4.0, 3.0]), 3)) is not None
+    assert overlap(own, flat) is overlap(flat, own) is None
+
+
+def test_without_eigenvectors_there_is_no_overlap():
+    own = part(DECAYING, 3)
+    assert overlap(own, replace(own, eigenvectors=None)) is None
+    assert overlap(replace(own, eigenvectors=None), own) is None
+    assert overlap(part(DECAYING, 0), part(DECAYING, 0)) is None
