@@ -12,7 +12,18 @@ from typing import Annotated, Any
 import typer
 
 from hessdiag import __version__
-from hessdiag.cli import compare, demo, doctor, landscape, sensing, sparsity, spectrum, sweep, train
+from hessdiag.cli import (
+    compare,
+    demo,
+    doctor,
+    landscape,
+    report,
+    sensing,
+    sparsity,
+    spectrum,
+    sweep,
+    train,
+)
 from hessdiag.errors import InputError
 
 app = typer.Typer(
@@ -80,6 +91,7 @@ for command in (
     sparsity.sparsity,
     landscape.landscape,
     compare.compare,
+    report.report,
     doctor.doctor,
 ):
     app.command(command.__name__)(_added(command))

@@ -1,0 +1,1 @@
+"""Reports of all kinds as one page of HTML that needs nothing else."""

@@ -1,0 +1,124 @@
+"""What a page is made of: JSON reports, and the folders of runs and sweeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hessdiag import __version__
+from hessdiag.errors import InputError
+from hessdiag.reports.training import schema
+from hessdiag.training import folder
+
+SWEEP = "sweep.json"
+_MOST_BYTES = 32 * 2**20  # of text, which may take 30 times as much memory when parsed
+
+
+@dataclass(frozen=True)
+class Source:
+    """A report as read.
+
+    Attributes:
+        path: of the file or folder.
+        payload: the report, an object of JSON; what is not finite is None.
+    """
+
+    path: str
+    payload: dict[str, Any]
+
+
+def read(path: str) -> Source:
+    """Read a JSON report, or the report in the folder of a run or a sweep.
+
+    Of a run without a report, one that is under way or was stopped, its epochs so far are taken.
+
+    Raises:
+        InputError: there is no such thing, it is too large, or it is no object of JSON.
+    """
+    try:
+        return Source(path, _payload(Path(path)))
+    except (OSError, ValueError) as error:  # no UTF-8, too long a name, one with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise InputError("the report cannot be read", got=f"{path}: {reason}") from error
+
+
+def _payload(place: Path) -> dict[str, Any]:
+    if not place.is_dir():
+        return _report(place)
+    for name in (folder.REPORT, SWEEP):
+        if (place / name).exists():
+            return _report(place / name)
+    if (place / folder.CONFIG).exists():
+        return _unfinished(place)
+    raise InputError(
+        "the folder holds no run",
+        got=place,
+        wanted=f"{folder.REPORT}, {SWEEP} or {folder.CONFIG} in it",
+    )
+
+
+def _report(path: Path) -> dict[str, Any]:
+    payload = _parse(path, _text(path))
+    if not isinstance(payload, dict):
+        raise InputError(
+            "the report is damaged", got=f"{path}: {type(payload).__name__}", wanted="an object"
+        )
+    return payload
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():  # a device or a pipe might never end
+        raise InputError("there is no such report", got=path, wanted="a file of JSON")
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise InputError(
+            "the report is too large",
+            got=f"{path}: {size:,} bytes",
+            wanted=f"at most {_MOST_BYTES:,}",
+        )
+    return path.read_text("utf-8")
+
+
+def _parse(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            "the report is damaged",
+            got=f"{path}: {error}",
+            wanted="the JSON that hessdiag writes with --json",
+        ) from error
+
+
+def _finite(number: str) -> float | None:
+    value = float(number)
+    return value if math.isfinite(value) else None
+
+
+def _unfinished(run: Path) -> dict[str, Any]:
+    """Lay out what is known of a run without a report in the manner of one."""
+    config = folder.read_config(run)
+    metrics = run / folder.METRICS
+    lines = _text(metrics).splitlines() if metrics.exists() else []
+    recipe = dataclasses.asdict(config.recipe)
+    nothing = {"path": None, "sha256": None, "num_parameters": None}
+    return {
+        "schema": schema.SCHEMA,
+        "version": __version__,
+        "checkpoint": nothing,
+        "model": {**{key: recipe[key] for key in ("activation", "beta")}, "name": recipe["model"]},
+        "data": {"spec": recipe["data"], "split": "train", "num_samples": config.num_samples},
+        "regulariser": {
+            "name": config.regulariser,
+            "strengths": dataclasses.asdict(config.strengths),
+        },
+        "recipe": recipe,
+        "settings": {"seed": config.seed},
+        "epochs": [_parse(metrics, line) for line in lines],
+        "best_epoch": None,
+        "cost": {},
+        "notes": [f"the run is not finished: {len(lines)} of {config.recipe.epochs} epochs"],
+    }

@@ -1,0 +1,138 @@
+"""A small report of every kind, as JSON gives it back."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import hessdiag
+from hessdiag import Report
+from hessdiag.curvature import two_weights
+from hessdiag.metadata import Provenance
+from hessdiag.reports.html.sources import Source
+from hessdiag.reports.landscape.schema import landscape_json
+from hessdiag.reports.payload import dumps, finite
+from hessdiag.reports.sensing.schema import sensing_json
+from hessdiag.reports.sparsity.schema import sparsity_json
+from hessdiag.reports.spectrum.schema import spectrum_json
+from hessdiag.reports.sweep.schema import sweep_json
+from hessdiag.training.sensing import Settings, sensing
+from hessdiag.training.trials import Sweep
+from tests.cases import BY_NAME
+from tests.reports.sparsity.conftest import make
+from tests.reports.sweep.conftest import cell
+
+Payload = dict[str, Any]
+
+
+def train_payload(origin: Payload) -> Payload:
+    def epoch(number: int) -> Payload:
+        trace = {"value": 30.0 / number, "error": 2.0, "ci95": [25.0 / number, 35.0 / number]}
+        found = {"hessian.trace": trace, "nme.trace": trace, "sparsity.nonzero": {**trace}}
+        return {
+            **{"number": number, "step": number, "lr": 0.1, "train_loss": 1 / number},
+            **{"train_accuracy": 0.5, "validation_accuracy": None, "test_accuracy": 0.25},
+            **{"num_skipped": 0, "curvature": found if number != 2 else {}},
+        }
+
+    return {
+        **{**origin, "schema": "hessdiag.train/1"},
+        "regulariser": {
+            "name": "gn-trace",
+            "strengths": {"sigma2": 0.02, "kappa": 0.01, "samples": 1, "straight_through": False},
+        },
+        "recipe": {"name": "r", "epochs": 3, "betas": [0.9, 0.99], "nesterov": True},
+        "settings": {"seed": 0},
+        "epochs": [epoch(1), epoch(2), epoch(3)],
+        "best_epoch": 3,
+        "pac_bayes": {"value": 0.5, "alpha": {"value": 1.0, "stderr": 0.1, "ci95": [0.8, 1.2]}},
+        "cost": {"seconds": 1.5},
+    }
+
+
+def gate_payload(origin: Payload) -> Payload:
+    reading = {"value": 2.0, "error": 0.1, "ci95": [1.8, 2.2]}
+
+    def finding(verdict: str, **changes: Any) -> Payload:
+        limit = {"metric": "nme.trace", "kind": "max", "bound": 2.5, "relative": False}
+        seen = {"reading": reading, "baseline": None, "interval": [1.8, 2.2]}
+        return {**limit, **seen, "verdict": verdict, "reason": "it is so", **changes}
+
+    increase = {"kind": "max-increase", "bound": 0.1, "relative": True, "baseline": reading}
+    missing = finding("fail", **increase | {"reading": None, "interval": None})
+    return {
+        **{**origin, "schema": "hessdiag.gate/1"},
+        "subject": "run/model.safetensors",
+        "verdict": "fail",
+        "findings": [finding("pass"), finding("inconclusive"), missing],
+        "readings": {"nme.trace": reading},
+        "settings": {"confidence": 0.95, "max_probes": 64},
+    }
+
+
+def compare_payload(spectrum: Payload) -> Payload:
+    def change(of: Payload) -> Payload:
+        difference = {"value": -1.0, "error": 0.25, "interval": [-1.5, -0.5]}
+        told = {"relative_change": -0.125, "significant": True}
+        return {"a": of, "b": of, "difference": difference, **told}
+
+    side = {key: spectrum[key] for key in ("checkpoint", "model", "data", "settings", "cost")}
+    parts = {
+        name: {
+            **{key: change(part[key]) for key in ("trace", "frobenius_norm")},
+            **{end: [change(ritz) for ritz in part[end]] for end in ("top", "bottom")},
+            "overlap": {"value": 0.5, "cosines": [0.9, 0.4], "converged": True},
+            "density": {"a": part["density"], "b": part["density"]},
+        }
+        for name, part in spectrum["parts"].items()
+    }
+    return {
+        **{"schema": "hessdiag.compare/1", "version": "0.1.0", "a": side, "b": side},
+        "paired": True,
+        "loss": {"name": "mse", "a": 1.0, "b": 0.5, "difference": -0.5},
+        "accuracy": {"a": None, "b": None, "difference": None},
+        "parts": parts,
+        "notes": ["a note"],
+    }
+
+
+@pytest.fixture(scope="session")
+def payloads(report: Report, sparse_report: Report, provenance: Provenance) -> dict[str, Payload]:
+    """Every kind, and what can be odd in it."""
+    spectrum = spectrum_json(report, provenance)
+    origin = {key: spectrum[key] for key in ("version", "checkpoint", "model", "data")}
+    nameless = {**origin, "model": dict.fromkeys(origin["model"])}
+    failed = cell("sam", "diverged", None, rho=1.0)
+    trained = [make("beta_gelu", beta, trained=True) for beta in (2.0, 5.0)]
+    options = {"seed": 0, "num_probes": 4}
+    model, batches, loss = BY_NAME["mlp-gelu"]
+    settings = Settings(6, 2, 12, lr=0.01, steps=8, dtype="float64", device="cpu")
+    diverging = replace(settings, lr=1.0, dtype="float32")
+    plane = hessdiag.landscape(
+        model, batches, loss=loss, plane="gn", resolution=3, num_probes=2, params="fc*"
+    )
+    found = {
+        "spectrum": spectrum,
+        "spectrum, of a network without a name": spectrum_json(report),
+        "spectrum, sparse": spectrum_json(sparse_report, provenance),
+        "sparsity": sparsity_json(trained[:1], provenance, **options),
+        "sparsity, by β": sparsity_json(trained, provenance, **options),
+        "sparsity, alone": sparsity_json([make("relu")], provenance, **options),
+        "landscape": landscape_json(plane, provenance),
+        "landscape, two weights": landscape_json(two_weights.compare(resolution=5)),
+        "sensing": sensing_json(sensing(settings)),
+        "sensing, diverged": sensing_json(sensing(diverging)),
+        "sweep": sweep_json(Sweep([cell("none", 0.8, 0.9), cell("sam", 0.5, 0.6, rho=2.0)])),
+        "sweep, failed": sweep_json(Sweep([failed])),
+        "train": train_payload(origin),
+        "gate": gate_payload(origin),
+        "gate, of a report": {**gate_payload(nameless), "findings": []},
+        "compare": compare_payload(spectrum),
+    }
+    return {name: json.loads(dumps(finite(payload))) for name, payload in found.items()}
+
+
+@pytest.fixture
+def sources(payloads: dict[str, Payload]) -> list[Source]:
+    return [Source(f"{name}.json", payload) for name, payload in payloads.items()]
