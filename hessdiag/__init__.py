@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hessdiag.curvature.sparsity import Sparsity, sparsity
     from hessdiag.curvature.surfaces import Landscape
     from hessdiag.errors import InputError
+    from hessdiag.gates.run import GateReport, gate
     from hessdiag.linalg.trace import Estimate
     from hessdiag.nets.profiles import Profile, profile
     from hessdiag.spectra.report import Report
@@ -34,6 +35,8 @@ _HOMES = {
     "Sparsity": "hessdiag.curvature.sparsity",
     "sparsity": "hessdiag.curvature.sparsity",
     "InputError": "hessdiag.errors",
+    "GateReport": "hessdiag.gates.run",
+    "gate": "hessdiag.gates.run",
     "Estimate": "hessdiag.linalg.trace",
     "Profile": "hessdiag.nets.profiles",
     "profile": "hessdiag.nets.profiles",
@@ -45,6 +48,7 @@ __all__ = [
     "Comparison",
     "Decomposition",
     "Estimate",
+    "GateReport",
     "InputError",
     "Landscape",
     "Plane",
@@ -54,6 +58,7 @@ __all__ = [
     "Sparsity",
     "__version__",
     "compare",
+    "gate",
     "landscape",
     "profile",
     "sparsity",

@@ -49,6 +49,20 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         raise InputError(f"cannot write {path}", got=f"text that is no Unicode: {error}") from error
 
 
+def append_text(path: str | os.PathLike[str], text: str) -> None:
+    """Add ``text`` to the end of ``path``, which others write to as well.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(text)
+    except (OSError, ValueError) as error:
+        got = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {path}", got=got) from error
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuse an output path early, before any long computation.
 

@@ -12,7 +12,7 @@ FLOORS = (
     {"errors", "seeds", "metadata", "files", "factories"},
     {"linalg", "nets", "data"},
     {"curvature"},
-    {"spectra", "comparisons", "training", "subject", "studies"},
+    {"spectra", "comparisons", "training", "gates", "subject", "studies"},
     {"reports"},
     {"cli", "__main__"},
 )

@@ -124,3 +124,17 @@ def test_names_too_long_are_refused_early(tmp_path: Path):
 def test_sha256(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"abc")
     assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_text_is_appended(tmp_path: Path):
+    path = tmp_path / "summary.md"
+    files.append_text(path, "ü\n")
+    files.append_text(path, "more\n")
+    assert path.read_bytes() == "ü\nmore\n".encode()
+
+
+def test_what_cannot_be_appended_is_said(tmp_path: Path):
+    with pytest.raises(InputError, match=r"cannot write .*none"):
+        files.append_text(tmp_path / "none" / "summary.md", "x")
+    with pytest.raises(InputError, match=r"cannot write"):
+        files.append_text(tmp_path / "summary.md", "\ud8ff")

@@ -16,6 +16,7 @@ from hessdiag.cli import (
     compare,
     demo,
     doctor,
+    gate,
     landscape,
     report,
     sensing,
@@ -91,6 +92,7 @@ for command in (
     sparsity.sparsity,
     landscape.landscape,
     compare.compare,
+    gate.gate,
     report.report,
     doctor.doctor,
 ):

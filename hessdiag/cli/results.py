@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def check_targets(*, json: str | None, plot: str | None) -> None:
+def check_targets(*texts: str | None, json: str | None, plot: str | None = None) -> None:
     """Refuse output paths early, before any long computation.
 
     Raises:
@@ -20,8 +20,9 @@ def check_targets(*, json: str | None, plot: str | None) -> None:
     from hessdiag import files
     from hessdiag.reports import figures
 
-    if json is not None and json != "-":
-        files.check_writable(json)
+    for path in (*texts, None if json == "-" else json):
+        if path is not None:
+            files.check_writable(path)
     if plot is not None:
         figures.check_plot_path(plot)
         files.check_writable(plot)
@@ -30,10 +31,10 @@ def check_targets(*, json: str | None, plot: str | None) -> None:
 def deliver(
     *,
     json: str | None,
-    plot: str | None,
     quiet: bool,
     payload: Callable[[], dict[str, Any]],
-    figure: Callable[[], Figure],
+    plot: str | None = None,
+    figure: Callable[[], Figure] | None = None,
     text: Callable[[], RenderableType],
 ) -> None:
     """Write the plot and the JSON that are asked for; print the text unless JSON has stdout.
@@ -48,7 +49,7 @@ def deliver(
 
     if not processes.is_first():
         return
-    if plot is not None:
+    if plot is not None and figure is not None:
         figures.save(figure(), plot)
     if json == "-":
         sys.stdout.write(dumps(payload()))

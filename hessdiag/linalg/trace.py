@@ -24,7 +24,8 @@ class Estimate:
     Attributes:
         value: the estimate.
         stderr: its standard error; None from a single probe.
-        ci95: 95 % confidence interval, corrected for skewness; None from a single probe.
+        ci95: 95 % confidence interval, corrected for skewness; None from a single probe. Of another
+            confidence where that was asked for.
         num_probes: number of probes behind it.
     """
 
@@ -116,13 +117,13 @@ class TraceSamples:
         """Give ``‖Av‖²`` ``(k,)`` in the order of the probes."""
         return np.array([sample.squared_norm for sample in self._ordered()])
 
-    def trace(self) -> Estimate:
+    def trace(self, confidence: float = 0.95) -> Estimate:
         """Estimate tr A."""
-        return estimate_mean(self.quadratic_forms())
+        return estimate_mean(self.quadratic_forms(), confidence)
 
-    def frobenius_norm(self) -> Estimate:
+    def frobenius_norm(self, confidence: float = 0.95) -> Estimate:
         """Estimate ‖A‖_F, the root of the mean of ‖Av‖²; the interval is the root of its own."""
-        square = estimate_mean(self.squared_norms())
+        square = estimate_mean(self.squared_norms(), confidence)
         value = math.sqrt(square.value)
         if square.stderr is None or square.ci95 is None:
             return Estimate(value, None, None, square.num_probes)
@@ -130,11 +131,11 @@ class TraceSamples:
         stderr = square.stderr / (2 * value) if value else 0.0
         return Estimate(value, stderr, interval, square.num_probes)
 
-    def layer_traces(self) -> dict[str, Estimate]:
+    def layer_traces(self, confidence: float = 0.95) -> dict[str, Estimate]:
         """Estimate the trace of each layer's diagonal block."""
         columns = np.array([sample.by_layer for sample in self._ordered()]).T
         named = zip(self._layers, columns, strict=True)
-        return {name: estimate_mean(column) for name, column in named}
+        return {name: estimate_mean(column, confidence) for name, column in named}
 
     def _ordered(self) -> list[_Sample]:
         return [self._samples[index] for index in sorted(self._samples)]
@@ -161,19 +162,20 @@ def hutchinson(
         stop: probes taken whatever they say.
         chunk: probes asked for at once.
         max_probes: no probe from this index on is taken.
-        enough: says whether the samples suffice; also asked when there are none yet.
+        enough: says whether the samples suffice; asked after ``stop``, also if there
+            are none yet, and after each chunk.
     """
     index = start
     if index >= stop:  # all of the first probes are somebody else's: wait for that pass
         yield probes.rows(0, 0)
-    while index < stop or (index < max_probes and not enough(samples)):
+    while index < stop or (not enough(samples) and index < max_probes):
         rows = probes.rows(index, min(index + chunk, stop if index < stop else max_probes))
         samples.add(rows, (yield rows), start=index)
         index += len(rows)
 
 
-def estimate_mean(samples: Array) -> Estimate:
-    """Mean of independent samples ``(k,)`` with standard error and 95 % interval.
+def estimate_mean(samples: Array, confidence: float = 0.95) -> Estimate:
+    """Mean of independent samples ``(k,)`` with standard error and two-sided interval.
 
     Quadratic forms of probes are skewed like χ², so Student's interval covers too seldom (88 %
     instead of 95 % with 16 probes of a rank-one matrix). The interval is therefore Student's,
@@ -187,7 +189,7 @@ def estimate_mean(samples: Array) -> Estimate:
         return Estimate(value, None, None, count)
     deviation = float(np.std(samples, ddof=1))
     stderr = deviation / math.sqrt(count)
-    quantile = float(stats.t.ppf(0.975, count - 1)) / math.sqrt(count)
+    quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1)) / math.sqrt(count)
     constant = deviation <= 1e-14 * abs(value)  # rounding: no skewness to speak of
     skew = float(stats.skew(samples, bias=False)) if count > 2 and not constant else 0.0
 

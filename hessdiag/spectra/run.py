@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ from hessdiag.linalg.trace import Probes, TraceSamples, estimate_mean, hutchinso
 from hessdiag.seeds import stream
 from hessdiag.spectra.plan import Plan, check_memory, make_plan
 from hessdiag.spectra.report import Cost, FiniteRadius, Part, Report, Settings
+
+StoppingRule = Callable[[str, Mapping[str, TraceSamples]], bool]
+"""Says of a part, from the samples of all parts, whether it has been sampled enough."""
 
 
 @dataclass
@@ -41,6 +44,7 @@ def spectrum(
     bn: str = "eval",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    enough: StoppingRule | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Report:
@@ -57,6 +61,8 @@ def spectrum(
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
+        enough: asked after ``num_probes`` and after each further chunk of probes whether a part has
+            enough of them; at most ``max_probes`` are taken. None: what ``rel_error`` says.
         on_progress: called after each microbatch.
         **settings: fields of :class:`Settings`.
 
@@ -88,8 +94,8 @@ def spectrum(
     passes: dict[str, int] = {"total": 0}
     products: dict[str, int] = {}
     for wave in plan.waves:
-        first = wave is plan.waves[0]
-        algorithms = _algorithms(decomposition, plan, samples, wave, with_samplers=first)
+        rule = _rule(asked, enough) if wave is plan.waves[0] else None
+        algorithms = _algorithms(decomposition, plan, samples, wave, rule)
         outcome = drive(algorithms, decomposition.answer, on_pass=progress.completed)
         results |= outcome.results
         passes |= outcome.passes
@@ -138,10 +144,9 @@ def _algorithms(
     plan: Plan,
     samples: dict[str, TraceSamples],
     wave: tuple[str, ...],
-    *,
-    with_samplers: bool,
+    enough: StoppingRule | None,
 ) -> dict[str, tuple[str, Algorithm]]:
-    """Set up the generators of one wave; the first wave also samples for all parts."""
+    """Set up the generators of one wave; with a stopping rule also the samplers of all parts."""
     settings = plan.settings
     probes = _probes(decomposition, settings)
     algorithms: dict[str, tuple[str, Algorithm]] = {}
@@ -162,7 +167,7 @@ def _algorithms(
                     with_vectors=settings.eigenvectors,
                 ),
             )
-    if with_samplers:
+    if enough is not None:
         for part in settings.parts:
             algorithms[f"{part}.trace"] = (
                 part,
@@ -173,7 +178,7 @@ def _algorithms(
                     stop=settings.num_probes,
                     chunk=plan.chunk,
                     max_probes=settings.max_probes,
-                    enough=functools.partial(_precise, rel_error=settings.rel_error),
+                    enough=lambda _, part=part: enough(part, samples),
                 ),
             )
             algorithms[f"{part}.rayleigh"] = part, _rayleigh(decomposition)
@@ -212,6 +217,10 @@ def _finite_radius(
 def _share(samples: TraceSamples, num_probes: int, probes: Tensor, products: Tensor) -> None:
     """Let the products of Lanczos's starting probes serve as trace samples."""
     samples.add(probes[:num_probes], products[:num_probes], start=0)
+
+
+def _rule(settings: Settings, enough: StoppingRule | None) -> StoppingRule:
+    return enough or (lambda part, samples: _precise(samples[part], settings.rel_error))
 
 
 def _precise(samples: TraceSamples, rel_error: float | None) -> bool:

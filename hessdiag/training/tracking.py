@@ -76,7 +76,8 @@ class Tracker:
         report = spectrum(
             model, batches, loss=self.loss, num_probes=PROBES, seed=self.seed, **least
         )
-        return {name: metrics.read(report, metric) for name, metric in spectral.items()}
+        readings = {name: metrics.read(report, metric) for name, metric in spectral.items()}
+        return {name: reading for name, reading in readings.items() if reading is not None}
 
     def _sparsities(self, model: nn.Module, batches: Batches) -> dict[str, Reading]:
         if set(_SPARSITIES).isdisjoint(self.names):
@@ -135,4 +136,5 @@ def check(names: Sequence[str]) -> None:
     others = (*_SPARSITIES, *_PERTURBATIONS)
     for name in names:
         if name not in others and metrics.parse(name) is None:
-            raise unknown("metric to track", name, (*others, metrics.FORMS))
+            known = (*metrics.NAMES, *others)
+            raise unknown("metric to track", name, known, hint=metrics.FORMS)

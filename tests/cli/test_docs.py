@@ -13,7 +13,16 @@ from tests.cli.conftest import Run
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 JSON = (ROOT / "docs/json.md").read_text("utf-8")
-DYNAMIC = {"passes", "products", "layers", "block_norms", "rayleigh", "parts", "curvature"}
+DYNAMIC = {
+    "passes",
+    "products",
+    "layers",
+    "block_norms",
+    "rayleigh",
+    "parts",
+    "curvature",
+    "readings",
+}
 """Objects whose keys are names of parameters, parts, algorithms or metrics."""
 
 
@@ -46,6 +55,7 @@ def test_the_readme_names_every_command(command: str):
         ("sparsity", "--with-nme", "--num-probes", 2),
         ("landscape", "--resolution", 3, "--num-probes", 2),
         ("landscape", "--resolution", 3, "--plane", "gn"),
+        ("gate", "--max", "hessian.trace=1e9"),
     ],
 )
 def test_every_key_of_a_report_is_documented(run: Run, checkpoint: Path, args: tuple[Any, ...]):

@@ -22,7 +22,7 @@ from hessdiag.spectra import run as spectra_run
 from tests.cli.conftest import FAST, Run, images
 from tests.cli.test_bad_input import refused
 
-COMMANDS = ("demo", "spectrum", "sparsity", "landscape", "train", "doctor")
+COMMANDS = ("demo", "spectrum", "sparsity", "landscape", "gate", "train", "doctor")
 
 
 def python(*args: str) -> subprocess.CompletedProcess[str]:

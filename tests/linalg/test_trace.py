@@ -238,3 +238,12 @@ def test_a_target_of_precision_is_reached() -> None:
     assert 10 < len(samples) < 2000
     assert samples.trace().rel_error < 0.3
     assert samples.trace().value == pytest.approx(100 / 0.3, rel=0.5)
+
+
+@pytest.mark.parametrize(("max_probes", "counts"), [(17, [10, 14, 17]), (10, [10])])
+def test_the_rule_is_asked_after_every_chunk_and_at_the_end(
+    max_probes: int, counts: list[int]
+) -> None:
+    asked: list[int] = []
+    sampled(lambda samples: asked.append(len(samples)) is not None, max_probes=max_probes)
+    assert asked == counts

@@ -195,6 +195,24 @@ def test_rel_error_asks_for_no_more_than_the_first_probes_if_they_suffice():
     assert report.parts["gn"].trace.num_probes == 5
 
 
+def test_a_rule_of_ones_own_stops_each_part():
+    """It sees the samples of all parts, is asked from the first probes on, and is not repeated."""
+    asked: list[tuple[str, int]] = []
+
+    def enough(part: str, samples: Any) -> bool:
+        assert set(samples) == {"gn", "nme"}
+        asked.append((part, len(samples[part])))
+        return part == "gn" or len(samples["nme"]) >= 36
+
+    options = {"parts": ("gn", "nme"), "top_k": 0, "density": False}
+    report = run(num_probes=4, max_probes=50, enough=enough, **options)
+    assert report.parts["gn"].trace.num_probes == 4
+    assert report.parts["nme"].trace.num_probes == 36
+    assert asked == [("gn", 4), ("nme", 4), ("nme", 20), ("nme", 36)]
+    spent = run(num_probes=4, max_probes=10, enough=lambda *_: False, **options)
+    assert spent.parts["gn"].trace.num_probes == spent.parts["nme"].trace.num_probes == 10
+
+
 # --- bad settings ------------------------------------------------------------------------------
 
 

@@ -224,9 +224,9 @@ def test_the_sample_is_no_larger_than_the_data() -> None:
     [
         ("sparsity", "sparsity.nonzero"),
         ("perturbation.gpa", r"did you mean.*perturbation\.gap"),
-        ("hesian.trace", "<part>.trace"),
+        ("hesian.trace", "<part>.top"),
         ("", "unknown metric to track"),
-        ("hessian.trace ", "<part>.trace"),
+        ("hessian.trace ", "<part>.top"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_is_written(
@@ -267,3 +267,17 @@ def test_an_eigenvalue_beyond_the_last_is_refused_at_once(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="fewer eigenvalues than are to be tracked"):
         loop.train(tracked("hessian.top.9000"), data, test, out=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_of_every_kind_are_tracked() -> None:
+    names = ("nme_to_gn", "loss", "gn.layers.layers.0.weight.trace", "sparsity.nonzero", "gn.trace")
+    data, _ = sets(72)
+    model = models.build(models.ModelSpec("mlp-16", "gelu", None, 10, (1, 8, 8)), seed=1)
+    found = tracker_of(tracked(*names), data).measure(model)
+    assert list(found) == list(names)
+    assert all(math.isfinite(reading.value) for reading in found.values())
+
+
+def test_a_mistyped_metric_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(InputError, match="did you mean nme_to_gn"):
+        tracking.check(["gn.trace", "nme_to_ng"])

@@ -10,6 +10,7 @@ import numpy as np
 
 from hessdiag import __version__
 from hessdiag.errors import InputError, unknown
+from hessdiag.gates.readings import GATE
 from hessdiag.reports.comparison.schema import COMPARE
 from hessdiag.reports.html.landscape import landscape
 from hessdiag.reports.html.markup import Markup, join, tag, text
@@ -35,7 +36,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], Section]] = {
     TRAIN: training,
     SWEEP: sweep,
     SENSING: sensing,
-    "hessdiag.gate/1": gate,
+    GATE: gate,
     COMPARE: compare,
 }
 """How a report is laid out, by its schema."""

@@ -1,0 +1,204 @@
+"""``hessdiag gate``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hessdiag.cli import options, results
+from hessdiag.errors import InputError
+
+if TYPE_CHECKING:
+    from hessdiag.gates.run import GateReport
+
+EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
+EXAMPLE = "hessdiag gate model.safetensors --max hessian.trace=120 --min accuracy=0.95"
+
+
+def gate(
+    subject: Annotated[
+        str, typer.Argument(help="A checkpoint, measured now, or a JSON report of any command.")
+    ],
+    max_: Annotated[
+        list[str] | None,
+        typer.Option("--max", metavar="METRIC=VALUE", help="Upper limit; may be repeated."),
+    ] = None,
+    min_: Annotated[
+        list[str] | None,
+        typer.Option("--min", metavar="METRIC=VALUE", help="Lower limit; may be repeated."),
+    ] = None,
+    max_increase: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=10%",
+            help="Limit of the increase over the baseline, in % or absolute; may be repeated.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="A JSON report that increases are counted from.")
+    ] = None,
+    write_baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="If the gate passes, keep what it measured as a baseline; without limits: all of "
+            "trace, norm, extreme eigenvalues, loss and accuracy.",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="A TOML file of limits. Default: [gate] of hessdiag.toml, else "
+            "[tool.hessdiag.gate] of pyproject.toml. Options win.",
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="With which all sampled verdicts together are right.  [default: 0.95]"),
+    ] = None,
+    max_probes: Annotated[
+        int | None, typer.Option(help="Probes to spend until all is decided.  [default: 1024]")
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Seconds after which no more probes are added.")
+    ] = None,
+    junit: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the verdicts as JUnit XML.")
+    ] = None,
+    gitlab: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write GitLab's code quality JSON.")
+    ] = None,
+    params: Annotated[
+        list[str] | None,
+        typer.Option(help="Only parameters whose name matches this glob; may be repeated."),
+    ] = None,
+    model: options.Model = None,
+    activation: options.Activation = None,
+    beta: options.Beta = None,
+    data: options.Data = None,
+    split: options.Split = "train",
+    num_samples: options.NumSamples = None,
+    batch_size: options.BatchSize = None,
+    loss: options.Loss = None,
+    bn: options.Bn = "eval",
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    seed: options.Seed = 0,
+    json: options.Json = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Hold metrics against limits; the exit code is the verdict: 0 pass, 1 fail, 3 inconclusive.
+
+    Metrics are <part>.trace, .frobenius_norm, .lambda_max, .lambda_min, .top.<i>, .bottom.<i> and
+    .layers.<parameter>.trace of hessian, gn or nme; nme_to_gn, loss, accuracy, gradient.norm,
+    sparsity.nonzero and sparsity.above. Probes are added until every limit is decided, or the
+    budget is spent.
+    """
+    from hessdiag import subject as subjects
+    from hessdiag.cli import console
+    from hessdiag.gates import limits, readings, run
+    from hessdiag.reports.gate.schema import gate_json
+    from hessdiag.reports.gate.text import gate_text
+    from hessdiag.spectra.run import Progress
+
+    results.check_targets(write_baseline, junit, gitlab, json=json)
+    found = limits.find(config)
+    given = {"max": max_, "min": min_, "max-increase": max_increase}
+    chosen = limits.override(
+        found.limits, [limits.parse(kind, text) for kind in given for text in given[kind] or ()]
+    )
+    if not chosen and write_baseline is None:
+        raise InputError("there is no limit", wanted=f"limits, as in: {EXAMPLE}")
+    settings: dict[str, Any] = {
+        "baseline": baseline or found.baseline,
+        **found.settings,
+        **({} if confidence is None else {"confidence": confidence}),
+    }
+    budget = {"max_probes": max_probes, "max_seconds": max_seconds}
+    settings |= {name: value for name, value in budget.items() if value is not None}
+    provenance = None
+    if subject.lower().endswith(".json"):
+        if write_baseline is not None:
+            raise InputError(
+                "--write-baseline keeps what was measured, and nothing is",
+                got=subject,
+                hint=f"the report is a baseline by itself: --baseline {subject}",
+            )
+        report = run.review(
+            readings.load(subject),
+            chosen,
+            baseline=settings["baseline"],
+            confidence=settings.get("confidence", 0.95),
+        )
+    else:
+        with console.progress("gate", quiet=quiet) as bar:
+            loaded = subjects.load(
+                subject,
+                model=model,
+                activation=activation,
+                beta=beta,
+                data=data,
+                split=split,
+                num_samples=num_samples,
+                batch_size=batch_size,
+                loss=loss,
+                bn=bn,
+                device=device,
+                dtype=dtype,
+                seed=seed,
+                data_root=data_root,
+                download=download,
+            )
+            provenance = loaded.provenance()
+
+            def show(state: Progress) -> None:
+                bar.update(state.passes, state.expected, f"pass {int(state.passes) + 1}")
+
+            report = run.gate(
+                loaded.model,
+                loaded.batches(),
+                chosen,
+                loss=loaded.loss,
+                params=params,
+                bn=bn,
+                dtype=loaded.dtype,
+                seed=seed,
+                on_progress=show,
+                **settings,
+            )
+    results.deliver(
+        json=json,
+        quiet=quiet,
+        payload=lambda: gate_json(report, subject, provenance),
+        text=lambda: gate_text(report, subject),
+    )
+    _serve(report, subject, junit=junit, gitlab=gitlab, to_stderr=json == "-")
+    if write_baseline is not None and report.verdict == "pass":
+        from hessdiag import files
+        from hessdiag.reports.payload import dumps
+
+        files.write_text(write_baseline, dumps(gate_json(report, subject, provenance)))
+    raise typer.Exit(EXIT_CODES[report.verdict])
+
+
+def _serve(
+    report: GateReport, subject: str, *, junit: str | None, gitlab: str | None, to_stderr: bool
+) -> None:
+    """Write what services read; GitHub is known by its environment."""
+    import os
+
+    from hessdiag import files
+    from hessdiag.reports.gate import services
+
+    if junit is not None:
+        files.write_text(junit, services.junit(report, subject))
+    if gitlab is not None:
+        files.write_text(gitlab, services.gitlab(report, subject))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in services.workflow_commands(report, subject):
+            typer.echo(line, err=to_stderr)
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        files.append_text(summary, services.summary(report, subject))

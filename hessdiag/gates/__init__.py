@@ -1,0 +1,1 @@
+"""Sharpness metrics against limits, with verdicts that respect their uncertainty."""

@@ -1,0 +1,254 @@
+"""The gate: from limits and a network, or a report, to a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.sparsity import sparsity
+from hessdiag.errors import InputError
+from hessdiag.gates import readings as stored
+from hessdiag.gates.limits import Limit, from_table
+from hessdiag.gates.readings import Missing
+from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest
+from hessdiag.gates.verdicts import FAIL, Finding, judge, overall
+from hessdiag.spectra import metrics
+from hessdiag.spectra.metrics import Metric, Reading
+from hessdiag.spectra.report import Report
+from hessdiag.spectra.run import Progress, spectrum
+
+Limits = Sequence[Limit] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """What became of all limits.
+
+    Attributes:
+        findings: one a limit, in their order.
+        readings: metrics that were measured, by name; empty for a gate on a stored report.
+        confidence: 1 − α, of all sampled verdicts together.
+        max_probes: budget; None where nothing was measured.
+        max_seconds: budget, or None.
+        seed: of the probes; None where nothing was measured.
+        num_probes: probes that were taken.
+        num_parameters: dimension n; None where nothing was measured.
+        num_samples: examples in the data; likewise.
+        seconds: wall-clock time.
+    """
+
+    findings: tuple[Finding, ...]
+    readings: dict[str, Reading]
+    confidence: float
+    max_probes: int | None = None
+    max_seconds: float | None = None
+    seed: int | None = None
+    num_probes: int = 0
+    num_parameters: int | None = None
+    num_samples: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict: "fail" before "inconclusive" before "pass"."""
+        return overall(self.findings)
+
+
+def gate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    limits: Limits = (),
+    *,
+    baseline: dict[str, Any] | str | None = None,
+    confidence: float = 0.95,
+    max_probes: int = 1024,
+    max_seconds: float | None = None,
+    seed: int = 0,
+    on_progress: Callable[[Progress], None] | None = None,
+    **network: Any,
+) -> GateReport:
+    """Measure what the limits need, with probes until each limit is decided or a budget is spent.
+
+    With probability ``confidence`` no conclusive verdict on a sampled metric is wrong, the repeated
+    looks included; see :class:`hessdiag.gates.sequential.SequentialTest`. An eigenvalue is known
+    within its residual bound, which more probes do not narrow; loss, accuracy and sparsity are
+    exact on the data.
+
+    Cost: that of :func:`hessdiag.spectrum` for the parts, eigenvalues and probes needed.
+
+    Args:
+        model: any ``nn.Module`` from a batch to one tensor; nothing of it is changed.
+        batches: any iterable of (x, y), the same examples each time.
+        limits: as ``{"max": {"hessian.trace": 120}, "min": {"accuracy": 0.95}, "max-increase":
+            {"nme.frobenius_norm": "10%"}}``, or as Limit; none takes readings only.
+        baseline: report, or path of one, that increases are counted from.
+        confidence: 1 − α, in (0, 1).
+        max_probes: budget, at least 32.
+        max_seconds: time after which no probes are added to the first 32.
+        seed: of the probes.
+        on_progress: called after each microbatch.
+        **network: loss, params, bn, dtype and device as for :func:`hessdiag.spectrum`.
+
+    Raises:
+        InputError: bad limits, settings, data or network; an increase without a baseline.
+    """
+    began = time.perf_counter()
+    chosen = _settled(limits)
+    if max_probes < FIRST_LOOK:
+        raise InputError("max_probes is too small", got=max_probes, wanted=f"at least {FIRST_LOOK}")
+    if max_seconds is not None and not max_seconds >= 0:
+        raise InputError("max_seconds is out of range", got=max_seconds, wanted="at least 0")
+    bases = _bases(chosen, baseline, confidence)
+    decomposition = Decomposition(model, batches, **network)
+    wanted, known = _sort(
+        [limit.metric for limit in chosen] or metrics.NAMES, decomposition.layout.slices
+    )
+    if any(name.startswith("sparsity.") for name in known):
+        total = sparsity(model, batches, **network).total
+        known["sparsity.nonzero"] = Reading(total.nonzero)
+        known["sparsity.above"] = Reading(total.above)
+
+    test = SequentialTest(
+        [
+            (limit, base)
+            for limit in chosen
+            if limit.metric in wanted and wanted[limit.metric].is_sampled
+            if not isinstance(base := bases.get(limit), Missing)
+        ],
+        confidence=confidence,
+        max_probes=max_probes,
+        is_late=lambda: max_seconds is not None and time.perf_counter() - began >= max_seconds,
+    )
+    sampled = {name: metric for name, metric in wanted.items() if metric.is_sampled}
+    others = {name: metric for name, metric in wanted.items() if not metric.is_sampled}
+    # one run each, so that parts of which traces alone are wanted take no Lanczos steps
+    runs: list[tuple[dict[str, Metric], dict[str, Any]]] = [
+        (others, {"num_probes": 1}),
+        (sampled, {"num_probes": FIRST_LOOK, "max_probes": max_probes, "enough": test}),
+    ]
+    num_probes, num_samples = 0, None
+    for group, options in runs:
+        if group:
+            options |= metrics.settings(group.values())
+            report = spectrum(
+                model, batches, seed=seed, on_progress=on_progress, **options, **network
+            )
+            known |= {name: _measured(report, metric) for name, metric in group.items()}
+            num_probes = max(part.trace.num_probes for part in report.parts.values())
+            num_samples = report.num_samples
+    return GateReport(
+        findings=tuple(
+            test.findings.get(limit)
+            or _finding(limit, known[limit.metric], bases.get(limit), 1 - confidence)
+            for limit in chosen
+        ),
+        readings={name: found for name, found in known.items() if isinstance(found, Reading)},
+        confidence=confidence,
+        max_probes=max_probes,
+        max_seconds=max_seconds,
+        seed=seed,
+        num_probes=num_probes if sampled else 0,
+        num_parameters=decomposition.num_parameters,
+        num_samples=num_samples,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def review(
+    report: dict[str, Any],
+    limits: Limits,
+    *,
+    baseline: dict[str, Any] | str | None = None,
+    confidence: float = 0.95,
+) -> GateReport:
+    """Hold a stored report against limits; nothing is measured.
+
+    The α of ``confidence`` is shared evenly by the sampled metrics, and the stored 95 % intervals
+    are stretched to it: see :meth:`hessdiag.spectra.metrics.Reading.interval`.
+
+    Args:
+        report: of a spectrum, a sparsity, a run of training or a gate, as loaded.
+        limits: as for :func:`gate`.
+        baseline: likewise.
+        confidence: likewise.
+
+    Raises:
+        InputError: bad limits, an increase without a baseline.
+    """
+    began = time.perf_counter()
+    chosen = _settled(limits)
+    bases = _bases(chosen, baseline, confidence)
+    known = {limit: stored.read(report, limit.metric) for limit in chosen}
+    num_sampled = sum(isinstance(found, Reading) and found.is_sampled for found in known.values())
+    alpha = (1 - confidence) / max(num_sampled, 1)
+    return GateReport(
+        findings=tuple(_finding(limit, known[limit], bases.get(limit), alpha) for limit in chosen),
+        readings={},
+        confidence=confidence,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _settled(limits: Limits) -> tuple[Limit, ...]:
+    found = from_table(limits) if isinstance(limits, Mapping) else limits
+    return tuple(dict.fromkeys(found))
+
+
+def _bases(
+    limits: Sequence[Limit], baseline: dict[str, Any] | str | None, confidence: float
+) -> dict[Limit, Reading | Missing]:
+    """Read what the increases are counted from."""
+    if not 0 < confidence < 1:
+        raise InputError("confidence is out of range", got=confidence, wanted="between 0 and 1")
+    increases = [limit for limit in limits if limit.kind == "max-increase"]
+    if not increases:
+        return {}
+    if baseline is None:
+        raise InputError(
+            "there is no baseline to count an increase from",
+            got=f"max-increase of {increases[0].metric}",
+            hint="give --baseline FILE; gate CHECKPOINT --write-baseline FILE makes one",
+        )
+    report = stored.load(baseline, "baseline") if isinstance(baseline, str) else baseline
+    return {limit: stored.read(report, limit.metric) for limit in increases}
+
+
+def _sort(
+    names: Iterable[str], parameters: Iterable[str]
+) -> tuple[dict[str, Metric], dict[str, Reading | Missing]]:
+    """Tell the metrics that a spectrum of these parameters holds from those it does not."""
+    wanted: dict[str, Metric] = {}
+    others: dict[str, Reading | Missing] = {}
+    for name in dict.fromkeys(names):
+        metric = metrics.parse(name)
+        if metric is None:
+            others[name] = Missing("the gate does not measure it; give it a report")
+        elif metric.layer is not None and metric.layer not in parameters:
+            others[name] = Missing("there is no such parameter")
+        else:
+            wanted[name] = metric
+    return wanted, others
+
+
+def _finding(
+    limit: Limit, reading: Reading | Missing, base: Reading | Missing | None, alpha: float
+) -> Finding:
+    """Judge what needs no further probes; what is missing fails."""
+    if isinstance(reading, Missing):
+        return Finding(limit, FAIL, f"it is missing: {reading.reason}")
+    if isinstance(base, Missing):
+        return Finding(limit, FAIL, f"it is missing in the baseline: {base.reason}", reading)
+    if base is None:
+        return judge(limit, reading, reading.interval(1 - alpha))
+    level = alpha / 2
+    return judge(limit, reading, reading.interval(1 - level), base, base.interval(1 - level))
+
+
+def _measured(report: Report, metric: Metric) -> Reading | Missing:
+    reason = "the targets are not classes" if metric.quantity == "accuracy" else "‖G‖_F is 0"
+    return metrics.read(report, metric) or Missing(reason)

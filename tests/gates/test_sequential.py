@@ -1,0 +1,242 @@
+"""The sequential test: its verdicts are wrong as seldom as it says, however often it looks."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hessdiag.gates.limits import Limit
+from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest, estimate
+from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS
+from hessdiag.linalg.trace import Probes, TraceSamples, hutchinson
+from hessdiag.spectra import metrics
+from hessdiag.spectra.metrics import Reading
+from tests.linalg.matrices import run as drive
+from tests.linalg.matrices import symmetric
+
+CHUNK = 16
+EQUAL = torch.full((4,), 0.5, dtype=torch.float64)
+SPIKE = torch.cat([torch.ones(1), torch.full((20,), 0.1)]).double()
+OPERATORS: dict[str, Tensor] = {
+    "diagonal and a little": torch.diag(torch.arange(1.0, 9.0).double()) + 0.1,
+    "rank one": torch.outer(v := torch.linspace(1, 2, 24, dtype=torch.float64), v),
+    "rank one, of four entries": torch.outer(EQUAL, EQUAL),
+    "rank one, with a spike": torch.outer(SPIKE, SPIKE),
+    "heavy tail": symmetric(np.r_[1.0, 0.5, 0.25, -0.3, np.zeros(20)]),
+    "decaying": symmetric(0.6 ** np.arange(20)),
+    "negative": -torch.outer(v, v),
+    "both signs": symmetric(np.r_[4.0, -3.0, 2.0, np.zeros(17)]),
+}
+
+
+def truth(matrix: Tensor, metric: str) -> tuple[float, float]:
+    """Return the metric and the deviation of what one probe tells of it."""
+    if metric.endswith("trace"):
+        off = matrix - torch.diag(matrix.diagonal())
+        return float(matrix.trace()), math.sqrt(2) * float(off.norm())
+    norm, square = float(matrix.norm()), matrix @ matrix
+    off = square - torch.diag(square.diagonal())
+    return norm, math.sqrt(2) * float(off.norm()) / (2 * norm)
+
+
+def run(
+    test: SequentialTest, matrices: Mapping[str, Tensor], seed: int, max_probes: int
+) -> dict[str, TraceSamples]:
+    """Feed the test with chunks of probes until it has enough; the parts go in lockstep."""
+    samples = {part: TraceSamples() for part in matrices}
+    rng = np.random.default_rng(seed)
+    size = len(next(iter(matrices.values())))
+    for start in range(0, max_probes, CHUNK):
+        rows = torch.from_numpy(rng.choice(np.array([-1.0, 1.0]), (CHUNK, size)))
+        for part, matrix in matrices.items():
+            samples[part].add(rows, rows @ matrix)
+        if start + CHUNK < FIRST_LOOK:  # hutchinson asks after its first probes
+            continue
+        if not [part for part in matrices if not test(part, samples)]:
+            break
+    return samples
+
+
+def wrong_verdicts(name: str, metric: str, *, gates: int, shift: float, max_probes: int) -> int:
+    """Count wrong conclusive verdicts where the metric is beyond the limit by ``shift`` stderr."""
+    matrix, wrong = OPERATORS[name], 0
+    value, deviation = truth(matrix, metric)
+    by = max(shift * deviation / math.sqrt(max_probes), 1e-9)
+    for seed in range(gates):
+        upper = seed % 2 == 0
+        limit = Limit("max" if upper else "min", metric, value - by if upper else value + by)
+        test = SequentialTest([(limit, None)], confidence=0.95, max_probes=max_probes)
+        run(test, {"hessian": matrix}, seed, max_probes)
+        wrong += test.findings[limit].verdict == PASS
+    return wrong
+
+
+def test_of_a_thousand_gates_few_are_wrong():
+    cases = [(name, m) for name in OPERATORS for m in ("trace", "frobenius_norm")]
+    wrong = sum(
+        wrong_verdicts(name, f"hessian.{m}", gates=63, shift=index % 3, max_probes=128)
+        for index, (name, m) in enumerate(cases)
+    )
+    assert wrong < 0.05 * 63 * len(cases), wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["hessian.trace", "hessian.frobenius_norm"])
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_of_a_thousand_gates_on_one_operator_few_are_wrong(name: str, metric: str, shift: float):
+    wrong = wrong_verdicts(name, metric, gates=1000, shift=shift, max_probes=256)
+    assert wrong < 50, wrong
+
+
+def test_without_sharing_the_level_looks_would_be_wrong_too_often():
+    """The same gates with every look at 95 %: this is what the levels are for."""
+    matrix, wrong = OPERATORS["rank one"], 0
+    value = float(matrix.trace())
+    for seed in range(60):
+        rows = torch.from_numpy(np.random.default_rng(seed).choice([-1.0, 1.0], (256, 24)))
+        samples, verdict = TraceSamples(), INCONCLUSIVE
+        for start in range(0, 256, 16):
+            chunk = rows[start : start + 16]
+            samples.add(chunk, chunk @ matrix)
+            ci95 = samples.trace().ci95
+            if verdict == INCONCLUSIVE and ci95 and not ci95[0] <= value <= ci95[1]:
+                verdict = FAIL
+        wrong += verdict != INCONCLUSIVE
+    assert wrong > 0.15 * 60
+
+
+def test_clear_limits_are_decided_at_the_first_look():
+    matrix = OPERATORS["decaying"]
+    limits = [Limit("max", "hessian.trace", 100.0), Limit("min", "hessian.frobenius_norm", 90.0)]
+    test = SequentialTest([(limit, None) for limit in limits], confidence=0.95, max_probes=512)
+    samples = run(test, {"hessian": matrix}, 0, 512)
+    assert len(samples["hessian"]) == FIRST_LOOK
+    assert [test.findings[limit].verdict for limit in limits] == [PASS, FAIL]
+
+
+def test_probes_are_added_until_the_budget_is_spent():
+    limit = Limit("max", "hessian.trace", float(OPERATORS["rank one"].trace()))
+    test = SequentialTest([(limit, None)], confidence=0.999, max_probes=112)
+    samples = run(test, {"hessian": OPERATORS["rank one"]}, 1, 112)
+    assert len(samples["hessian"]) == 112
+    assert test.findings[limit].verdict == INCONCLUSIVE
+    reading = test.findings[limit].reading
+    assert reading is not None
+    assert reading.num_probes == 112  # a last look is made at the budget, not at 128
+
+
+def test_looks_are_at_the_doubled_numbers_of_probes_and_their_levels_fall(monkeypatch):
+    seen: list[tuple[int, float]] = []
+
+    def look(samples, metric, confidence):
+        seen.append((len(samples["hessian"]), confidence))
+        return estimate(samples, metric, confidence)
+
+    monkeypatch.setattr("hessdiag.gates.sequential.estimate", look)
+    limits = [Limit("max", "hessian.trace", float(OPERATORS["rank one"].trace()))]
+    limits.append(Limit("min", "hessian.trace", limits[0].bound))
+    test = SequentialTest([(limit, None) for limit in limits], confidence=0.9, max_probes=256)
+    run(test, {"hessian": OPERATORS["rank one"]}, 1, 256)
+    expected = [(n, 1 - 0.1 / 2 / j / (j + 1)) for j, n in enumerate((32, 64, 128, 256), 1)]
+    assert seen[::2] == seen[1::2]
+    assert np.array(seen[::2]) == pytest.approx(np.array(expected))
+
+
+def test_no_probes_are_added_when_the_time_is_spent():
+    limit = Limit("max", "hessian.trace", float(OPERATORS["rank one"].trace()))
+    late = iter([False, False, True])
+    test = SequentialTest(
+        [(limit, None)], confidence=0.95, max_probes=1024, is_late=lambda: next(late)
+    )
+    samples = run(test, {"hessian": OPERATORS["rank one"]}, 1, 1024)
+    assert len(samples["hessian"]) == FIRST_LOOK + 2 * CHUNK
+
+
+def test_a_decided_limit_stays_decided_and_its_part_is_sampled_no_further():
+    """The part gn is decided at once, hessian never: gn's samples alone stop."""
+    matrix = OPERATORS["rank one"]
+    samples = {part: TraceSamples() for part in ("gn", "hessian")}
+    rows = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (32, 24)))
+    for part in samples:
+        samples[part].add(rows, rows @ matrix)
+    estimated = samples["hessian"].trace().value
+    limits = [Limit("max", "gn.trace", 1e6), Limit("max", "hessian.trace", estimated)]
+    test = SequentialTest([(limit, None) for limit in limits], confidence=0.95, max_probes=64)
+    assert test("gn", samples)
+    assert not test("hessian", samples)
+    first = test.findings[limits[0]]
+    samples["hessian"].add(rows, rows @ matrix)
+    assert test("hessian", samples) is False
+    assert test.findings[limits[0]] is first
+
+
+def test_half_of_a_level_belongs_to_the_baseline():
+    matrix = OPERATORS["decaying"]
+    base = Reading(2.0, 0.1, (1.8, 2.2), 64)
+    limit = Limit("max-increase", "hessian.trace", 100.0)
+    test = SequentialTest([(limit, base)], confidence=0.9, max_probes=32)
+    samples = run(test, {"hessian": matrix}, 0, 32)
+    low, high = samples["hessian"].trace(1 - 0.05 / 2).ci95 or (0.0, 0.0)
+    below, above = base.interval(0.95)
+    assert test.findings[limit].interval == pytest.approx((low - above, high - below))
+
+
+def test_the_ratio_takes_half_of_the_level_for_each_norm():
+    matrices = {"nme": OPERATORS["both signs"], "gn": OPERATORS["decaying"]}
+    metric = metrics.parse("nme_to_gn")
+    assert metric is not None
+    test = SequentialTest([], confidence=0.95, max_probes=32)
+    samples = {part: TraceSamples() for part in matrices}
+    rows = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (32, 20)))
+    for part, matrix in matrices.items():
+        samples[part].add(rows, rows @ matrix)
+    assert test("nme", samples)
+    reading, interval = estimate(samples, metric, 0.9)
+    above, below = (samples[part].frobenius_norm(0.95).ci95 for part in ("nme", "gn"))
+    assert above is not None
+    assert below is not None
+    assert interval == pytest.approx((above[0] / below[1], above[1] / below[0]))
+    assert reading is not None
+    assert interval[0] < reading.value < interval[1]
+
+
+def test_the_ratio_covers_the_truth():
+    matrices = {"nme": OPERATORS["both signs"], "gn": OPERATORS["decaying"]}
+    true = float(matrices["nme"].norm() / matrices["gn"].norm())
+    limit = Limit("max", "nme_to_gn", true * (1 - 1e-9))
+    verdicts = []
+    for seed in range(60):
+        test = SequentialTest([(limit, None)], confidence=0.95, max_probes=64)
+        run(test, matrices, seed, 64)
+        verdicts.append(test.findings[limit].verdict)
+    assert verdicts.count(PASS) <= 3
+
+
+def test_a_ratio_over_nothing_is_no_finding():
+    limit = Limit("max", "nme_to_gn", 1.0)
+    test = SequentialTest([(limit, None)], confidence=0.95, max_probes=32)
+    run(test, {"nme": torch.eye(4).double(), "gn": torch.zeros(4, 4).double()}, 0, 32)
+    assert limit not in test.findings
+
+
+def test_the_rule_stops_hutchinson():
+    matrix = OPERATORS["decaying"]
+    limit = Limit("max", "hessian.trace", 1e3)
+    test = SequentialTest([(limit, None)], confidence=0.95, max_probes=64)
+    samples = {"hessian": TraceSamples()}
+    sampler = hutchinson(
+        Probes(20, seed=0, dtype=torch.float64, device=torch.device("cpu")),
+        samples["hessian"],
+        start=0,
+        stop=FIRST_LOOK,
+        chunk=CHUNK,
+        max_probes=64,
+        enough=lambda _: test("hessian", samples),
+    )
+    drive(sampler, matrix)
+    assert len(samples["hessian"]) == FIRST_LOOK
+    assert test.findings[limit].verdict == PASS

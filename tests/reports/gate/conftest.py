@@ -1,0 +1,48 @@
+"""Gates with all verdicts, and with names that would like to be more than names."""
+
+import math
+
+import pytest
+
+from hessdiag.gates.limits import Limit
+from hessdiag.gates.run import GateReport
+from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS, Finding
+from hessdiag.spectra.metrics import Reading
+
+HOSTILE = (
+    "a|b`c*_<script>alert(1)</script>&amp;[x](http://evil) \x1b[31m\x00\x07\r::error::x%0A,:]]>"
+)
+"""Part of a parameter's name."""
+
+
+def gate_of(*findings: Finding) -> GateReport:
+    return GateReport(
+        findings=findings,
+        readings={f.limit.metric: f.reading for f in findings if f.reading},
+        confidence=0.95,
+        max_probes=1024,
+        max_seconds=None,
+        seed=0,
+        num_probes=64,
+        num_parameters=10,
+        num_samples=20,
+        seconds=1.25,
+    )
+
+
+@pytest.fixture
+def gate() -> GateReport:
+    trace = Reading(10.0, 1.0, (8.0, 12.0), 64)
+    increase = Limit("max-increase", "nme.trace", 0.1, relative=True)
+    return gate_of(
+        Finding(Limit("min", "accuracy", 0.5), PASS, "it is 0.75", Reading(0.75), (0.75, 0.75)),
+        Finding(Limit("max", "hessian.trace", 5.0), FAIL, "it is too large", trace, (8.0, 12.0)),
+        Finding(increase, INCONCLUSIVE, "who knows", trace, (-math.inf, math.inf), trace),
+        Finding(Limit("max", "gn.trace", 5.0), FAIL, "it is missing: null"),
+    )
+
+
+@pytest.fixture
+def hostile() -> GateReport:
+    metric = f"hessian.layers.{HOSTILE}.trace"
+    return gate_of(Finding(Limit("max", metric, 5.0), FAIL, "it is missing: null"))
