@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -20,38 +21,69 @@ def demo(
     from rich.text import Text
 
     from hessdiag.cli import console
+    from hessdiag.cli.gate import gate
+    from hessdiag.cli.report import report
     from hessdiag.cli.sparsity import sparsity
     from hessdiag.cli.spectrum import spectrum
     from hessdiag.cli.train import train
     from hessdiag.errors import printable
 
-    folder = Path(out)
-    checkpoint, plot, json = (str(folder / name) for name in _FILES)
+    def path(name: str) -> str:
+        return str(Path(out) / name)
+
+    def quoted(*names: str) -> str:
+        return " ".join(shlex.quote(path(name)) for name in names)
 
     def say(text: str, style: str | None = None) -> None:
         if not quiet:
             console.out().print(Text(printable(text), style=style or ""))
 
-    say(f"$ hessdiag train --recipe digits-wrn10-1 --out {shlex.quote(out)} --force", "bold")
+    def show(command: str) -> None:
+        say(f"\n$ hessdiag {command}", "bold")
+
+    checkpoint, name = path("model.safetensors"), quoted("model.safetensors")
+    show(f"train --recipe digits-wrn10-1 --out {shlex.quote(out)} --force")
     train(recipe="digits-wrn10-1", out=out, force=True, quiet=quiet)
-    name = shlex.quote(checkpoint)
-    outputs = f"--plot {shlex.quote(plot)} --json {shlex.quote(json)}"
-    say(f"\n$ hessdiag spectrum {name} --num-samples 256 --top-k 3 {outputs}", "bold")
-    spectrum(checkpoint, num_samples=256, top_k=3, plot=plot, json=json, quiet=quiet)
+    outputs = f"--plot {quoted('spectrum.png')} --json {quoted('spectrum.json')}"
+    show(f"spectrum {name} --num-samples 256 --top-k 3 {outputs}")
+    spectrum(
+        checkpoint,
+        num_samples=256,
+        top_k=3,
+        plot=path("spectrum.png"),
+        json=path("spectrum.json"),
+        quiet=quiet,
+    )
     say(
         "\nThe Nonlinear Modeling Error N is what the Gauss-Newton approximation leaves out: it "
         "holds all negative\ncurvature of H, and its Frobenius norm beside G's says how much is "
-        f"left out. The densities are drawn in\n{plot}. N reaches the weights through φ'':"
+        f"left out. The densities are drawn in\n{path('spectrum.png')}. N reaches the weights "
+        "through φ'':"
     )
-    say(f"\n$ hessdiag sparsity {name} --num-samples 256", "bold")
-    sparsity(checkpoint, num_samples=256, quiet=quiet)
+    show(f"sparsity {name} --num-samples 256 --json {quoted('sparsity.json')}")
+    sparsity(checkpoint, num_samples=256, json=path("sparsity.json"), quiet=quiet)
     say(
         "\nGELU's φ'' is there at every pre-activation; that of ReLU, or of β-GELU with a large β, "
-        "is not. Next, try:\n\n"
+        "is not. Is it\nsharper than it may be? In CI, the exit code tells:"
+    )
+    limits = f"--max hessian.trace={_LIMIT}"
+    show(f"gate {quoted('spectrum.json')} {limits} --json {quoted('gate.json')}")
+    with suppress(typer.Exit):  # a verdict is no end
+        gate(
+            path("spectrum.json"),
+            max_=[f"hessian.trace={_LIMIT}"],
+            json=path("gate.json"),
+            quiet=quiet,
+        )
+    sources = ("", "spectrum.json", "sparsity.json", "gate.json")
+    show(f"report {quoted(*sources)} -o {quoted('report.html')}")
+    report([path(source) for source in sources], output=path("report.html"), quiet=quiet)
+    say(
+        "\nThat page shows all of it in a browser. Next, try:\n\n"
         f"  hessdiag sparsity {name} --activation beta_gelu --beta 1,10,100\n"
         f"  hessdiag spectrum {name} --part nme --per-layer\n"
         "  hessdiag landscape"
     )
 
 
-_FILES = ("model.safetensors", "spectrum.png", "spectrum.json")
+_LIMIT = 10

@@ -15,9 +15,11 @@ def test_the_demo(run: Run, here: Path):
     outcome = run("demo")
     assert outcome.code == 0, outcome.err
     assert sorted(path.name for path in (here / "runs/demo").iterdir()) == sorted(
-        [*FILES, "state-previous.pt", "spectrum.json", "spectrum.png"]
+        [*FILES, "state-previous.pt", "spectrum.png", "report.html"]
+        + [f"{command}.json" for command in ("spectrum", "sparsity", "gate")]
     )
-    for words in ("$ hessdiag train", "$ hessdiag spectrum", "NME N", "Nonlinear Modeling Error"):
+    commands = ("train", "spectrum", "sparsity", "gate", "report")
+    for words in (*(f"$ hessdiag {command}" for command in commands), "NME N", "the gate passes"):
         assert words in outcome.out
     found = json.loads((here / "runs/demo/spectrum.json").read_text("utf-8"))
     assert found["loss"]["accuracy"] > 0.9
@@ -25,9 +27,9 @@ def test_the_demo(run: Run, here: Path):
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Let the demo's two commands do nothing, and note with what they are called."""
+    """Let the demo's commands do nothing, and note with what they are called."""
     noted: list[dict[str, Any]] = []
-    for command in ("train", "spectrum", "sparsity"):
+    for command in ("train", "spectrum", "sparsity", "gate", "report"):
         path = f"hessdiag.cli.{command}.{command}"
         monkeypatch.setattr(path, lambda *_, **options: noted.append(options))
     return noted
@@ -44,4 +46,4 @@ def test_the_demo_shows_its_commands_as_they_are(run: Run, here: Path, calls, ou
 
 def test_the_demo_can_be_quiet(run: Run, here: Path, calls):
     assert run("demo", "--quiet").out == ""
-    assert [options["quiet"] for options in calls] == [True, True, True]
+    assert [options["quiet"] for options in calls] == [True] * 5
