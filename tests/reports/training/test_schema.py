@@ -48,7 +48,7 @@ def test_it_holds_the_epochs(found: Finished):
     report = laid_out(found)
     assert [row["number"] for row in report["epochs"]] == [1, 2, 3, 4]
     assert report["epochs"][0]["curvature"] == {}
-    trace = {"value": 30.0, "error": 2.0, "ci95": [26.0, 34.0]}
+    trace = {"value": 30.0, "error": 2.0, "ci95": [26.0, 34.0], "num_probes": None}
     assert report["epochs"][1]["curvature"]["hessian.trace"] == trace
     assert report["epochs"][1]["num_skipped"] == 1
     assert report["best_epoch"] == 2
@@ -90,7 +90,7 @@ def test_numbers_that_are_not_finite_are_null(found: Finished):
     )
     (row,) = laid_out(replace(found, epochs=(last,), seconds=math.inf))["epochs"]
     assert row["train_loss"] is None
-    assert row["curvature"] == {"nme.trace": {"value": None, "error": None, "ci95": None}}
+    assert set(row["curvature"]["nme.trace"].values()) == {None}
 
 
 def test_every_key_is_documented(found: Finished):
