@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,11 +17,13 @@ from hessdiag.training.trials import Cell, Spread, Sweep
 
 
 def sweep_text(found: Sweep) -> RenderableType:
-    """Lay a sweep out: a headline, a row for each cell, notes."""
+    """Lay a sweep out: a headline, a row for each cell, what was tracked, notes."""
+    curvature = _curvature(found)
     remarks = [f"note: {note}" for note in notes(found)]
     return Group(
         Text(printable(headline(found)), style="bold"),
-        _table(found),
+        _table(found, _results(found)),
+        *([Text(), _table(found, curvature)] if curvature else []),
         Text("mean ± standard deviation over the seeds", style="dim"),
         *(Text(printable(remark), style="yellow") for remark in remarks),
     )
@@ -38,34 +42,45 @@ def headline(found: Sweep) -> str:
     return f"{network} on {recipe.data}{examples}, {epochs}"
 
 
-def _table(found: Sweep) -> Table:
-    options = [name for name in SYMBOLS if any(name in cell.strengths for cell in found.cells)]
-    tracked = list(dict.fromkeys(name for cell in found.cells for name in cell.curvature))
-    best = found.best
+def _results(found: Sweep) -> dict[str, list[str]]:
+    return {
+        "accuracy, %": [_percent(cell.accuracy) for cell in found.cells],
+        "best epoch, %": [_percent(cell.best_accuracy) for cell in found.cells],
+        "training loss": [_number(cell.train_loss) for cell in found.cells],
+        "seeds": [_seeds(cell) for cell in found.cells],
+        "": ["best" if cell.name in found.best else "" for cell in found.cells],
+    }
+
+
+def _curvature(found: Sweep) -> dict[str, list[str]]:
+    names = dict.fromkeys(name for cell in found.cells for name in cell.curvature)
+    return {
+        printable(name): [_number(cell.curvature.get(name)) for cell in found.cells]
+        for name in names
+    }
+
+
+def _table(found: Sweep, columns: Mapping[str, Sequence[str]]) -> Table:
+    """Lay columns out beside the choices that tell the cells apart."""
+    cells = found.cells
+    names = [activations.label(c.activation, c.beta) if c.activation else "" for c in cells]
+    choices = {"method": [cell.method for cell in cells]}
+    if len(set(names)) > 1:
+        choices["activation"] = names
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for name in ("method", "activation"):
+    for name in choices:
         table.add_column(name, no_wrap=True)
-    for name in (
-        *(SYMBOLS[option] for option in options),
-        *("accuracy, %", "best epoch, %", "training loss", "seeds"),
-        *map(printable, tracked),
-    ):
+    for option, symbol in SYMBOLS.items():
+        if any(option in cell.strengths for cell in cells):
+            choices[symbol] = [
+                f"{cell.strengths[option]:g}" if option in cell.strengths else "" for cell in cells
+            ]
+            table.add_column(symbol, justify="right", no_wrap=True)
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for cell in found.cells:
-        given = [f"{cell.strengths[name]:g}" if name in cell.strengths else "" for name in options]
-        table.add_row(
-            cell.method,
-            activations.label(cell.activation, cell.beta) if cell.activation else "",
-            *given,
-            _percent(cell.accuracy),
-            _percent(cell.best_accuracy),
-            _number(cell.train_loss),
-            _seeds(cell),
-            *(_number(cell.curvature.get(name)) for name in tracked),
-            "best" if cell.name in best else "",
-            style="green" if cell.name in best else None,
-        )
+    rows = zip(*choices.values(), *columns.values(), strict=True)
+    for cell, row in zip(cells, rows, strict=True):
+        table.add_row(*row, style="green" if cell.name in found.best else None)
     return table
 
 
