@@ -57,7 +57,9 @@ def train(
         typer.Option(help="σ² of weight-noise and nso; in the trace penalties κ = σ²/2."),
     ] = None,
     kappa: Annotated[float | None, typer.Option(help="κ of the trace penalties.")] = None,
-    reg_samples: Annotated[int | None, typer.Option(help="Samples of the trace penalties.")] = None,
+    reg_samples: Annotated[
+        int | None, typer.Option(help="Draws of weight-noise, samples of the trace penalties.")
+    ] = None,
     probe: Annotated[
         str | None, typer.Option(help="gaussian or rademacher, of the Hessian-trace penalty.")
     ] = None,

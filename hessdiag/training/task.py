@@ -20,7 +20,7 @@ class Strengths:
         ablate_nme: replace H by G in the gradient penalty's update.
         sigma2: σ², variance of the weight noise.
         kappa: κ, weight of a trace penalty.
-        samples: m, Hutchinson or label samples of a trace penalty.
+        samples: m, draws of weight noise, Hutchinson or label samples of a trace penalty.
         probe: "gaussian" or "rademacher", of the Hessian-trace penalty.
         straight_through: let the gradient pass the sampling of labels.
         num_pairs: k, pairs of opposite perturbations.
