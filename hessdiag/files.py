@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hessdiag.errors import InputError
+
+LARGEST = 64 << 20
+"""Bytes of a text that is read; a report on every layer of a large network takes a few million."""
 
 
 @contextmanager
@@ -47,6 +52,31 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
             temporary.write_text(text, encoding="utf-8")
     except UnicodeEncodeError as error:
         raise InputError(f"cannot write {path}", got=f"text that is no Unicode: {error}") from error
+
+
+def read_bytes(path: str | os.PathLike[str], at_most: int | None = None) -> bytes:
+    """Read a file; a device or a pipe, which might never end, is refused unread.
+
+    Raises:
+        OSError: there is no file, it is none, or it is larger than ``at_most`` bytes.
+        ValueError: the name has a null byte.
+    """
+    status = os.stat(path)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise OSError(errno.ENODEV, "it is a device or a pipe, no file")
+    if at_most is not None and status.st_size > at_most:
+        raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, at most {at_most:,} are read")
+    return Path(path).read_bytes()
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a text of a size that a report or a configuration may have.
+
+    Raises:
+        OSError: as ``read_bytes``, or it is larger than ``LARGEST``.
+        ValueError: it is no UTF-8, or the name has a null byte.
+    """
+    return read_bytes(path, LARGEST).decode("utf-8")
 
 
 def append_text(path: str | os.PathLike[str], text: str) -> None:

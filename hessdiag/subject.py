@@ -159,6 +159,9 @@ def load(
         spec = ModelSpec(name, activation, beta, sample.num_classes, sample.input_shape)
     else:
         spec = _describe(checkpoint, sample, model, activation, beta)
+    if checkpoint is not None and not factories.is_factory(spec.name):
+        # before it takes memory: metadata may name a network of any size
+        checkpoints.check_fit(models.skeleton(spec), checkpoint)
     network = models.build(spec)
     if checkpoint is not None:
         checkpoints.load_into(network, checkpoint)

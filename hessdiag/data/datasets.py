@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def has_test_split(spec: str) -> bool:
     """Tell whether ``load`` would find a test split apart from the training split."""
     if spec.startswith("folder:"):
         folder = Path(spec.removeprefix("folder:")).expanduser()
-        return any((folder / name).is_dir() for name in ("test", "val"))
+        return any(os.path.isdir(folder / name) for name in ("test", "val"))
     if spec.lower().endswith(_SUFFIXES):
         path = Path(spec).expanduser()
         try:
@@ -168,7 +169,7 @@ def _open(spec: str, split: str, root: str | None, download: bool) -> Source:
     if factories.is_factory(spec):
         return sources.factory(spec)
     forms = ("folder:DIR", "FILE.npz", "FILE.safetensors", "package.module:factory")
-    hint = f"folder:{spec} reads a folder of images" if Path(spec).is_dir() else None
+    hint = f"folder:{spec} reads a folder of images" if os.path.isdir(spec) else None
     raise unknown("data", spec, (*NAMES, *forms), hint=hint)
 
 
@@ -177,7 +178,7 @@ def _file_of_split(path: Path, split: str) -> Path:
         return Path(str(path).replace("{split}", split))
     if split == "test" and path.stem.endswith("_train"):
         sibling = path.with_name(path.stem.removesuffix("_train") + "_test" + path.suffix)
-        if not sibling.is_file():
+        if not os.path.isfile(sibling):
             raise InputError(
                 f"the file {path} holds the training split only",
                 wanted=sibling,

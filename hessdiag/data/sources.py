@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -72,7 +73,7 @@ def file(path: Path) -> Source:
         InputError: no such file, a damaged file, pickled objects, or arrays that are missing or
             of the wrong kind.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # false, unlike Path.is_file, for a name that is too long
         raise InputError("the data file does not exist", got=path)
     try:
         if path.suffix.lower() == ".npz":
@@ -205,9 +206,11 @@ def to_tensor(array: Any) -> Tensor:
     """Turn an array of any byte order, strides or width into a tensor on the CPU.
 
     Raises:
-        InputError: it does not hold numbers.
+        InputError: it does not hold real numbers.
     """
     if isinstance(array, Tensor):
+        if array.is_complex():
+            raise InputError("an array holds complex numbers", got=f"dtype {array.dtype}")
         return array.detach().cpu()
     try:
         array = np.asarray(array)

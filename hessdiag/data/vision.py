@@ -155,9 +155,9 @@ def _folder(path: Path, split: str) -> Folder:
     """
     from torchvision import datasets
 
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError("the data folder does not exist", got=path)
-    present = [name for name in ("train", "test", "val") if (path / name).is_dir()]
+    present = [name for name in ("train", "test", "val") if os.path.isdir(path / name)]
     if present:
         wanted = ("train",) if split == "train" else ("test", "val")
         chosen = [name for name in wanted if name in present]

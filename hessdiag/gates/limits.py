@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hessdiag import files
 from hessdiag.errors import InputError, unknown
 from hessdiag.spectra import metrics
 
@@ -169,7 +170,7 @@ def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 
 def _table(place: Path) -> dict[str, Any] | None:
     try:
-        table: Any = tomllib.loads(place.read_text("utf-8"))
+        table: Any = tomllib.loads(files.read_text(place))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{place} cannot be read", got=getattr(error, "strerror", None) or error

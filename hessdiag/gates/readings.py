@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeGuard
 
+from hessdiag import files
 from hessdiag.errors import InputError, unknown
 from hessdiag.spectra import metrics
 from hessdiag.spectra.metrics import Interval, Metric, Reading
@@ -32,7 +32,7 @@ def load(path: str, kind: str = "report") -> dict[str, Any]:
         InputError: it cannot be read, or is none of ours.
     """
     try:
-        found: Any = json.loads(Path(path).read_text("utf-8"))
+        found: Any = json.loads(files.read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)[:160] or repr(error)
         raise InputError(f"the {kind} {path} cannot be read", got=reason) from error

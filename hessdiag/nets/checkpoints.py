@@ -79,9 +79,10 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
             wanted=".safetensors, .pt or .pth",
         )
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the checkpoint {path}", got=error.strerror) from error
+        content = files.read_bytes(path)
+    except (OSError, ValueError) as error:  # a null byte in the name
+        got = getattr(error, "strerror", error)
+        raise InputError(f"cannot read the checkpoint {path}", got=got) from error
     metadata = None
     if path.suffix.lower() == ".safetensors":
         tensors, metadata = _parse_safetensors(path, content)
@@ -111,14 +112,13 @@ def recognise(tensors: Mapping[str, Tensor]) -> ModelSpec | None:
     return None
 
 
-def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the checkpoint's tensors into ``module``; every name, shape and kind must match.
+def check_fit(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Compare names, shapes and kinds; ``module`` may be a skeleton.
 
     ``num_batches_tracked`` may be missing, as it is from old files.
 
     Raises:
-        InputError: tensors that are missing, unexpected or differ in shape or kind; parameters or
-            running statistics that are not finite.
+        InputError: tensors that are missing, unexpected or differ in shape or kind.
     """
     own, given = _strip(_own_tensors(module)), checkpoint.tensors
     shared = [name for name in own if name in given]
@@ -140,7 +140,17 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
             got="; ".join(filter(None, problems)),
             hint="name the network that was trained with --model",
         )
-    loaded = {name: given[name].to(own[name].dtype) for name in shared}
+
+
+def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy the checkpoint's tensors into ``module``; every name, shape and kind must match.
+
+    Raises:
+        InputError: see :func:`check_fit`; parameters or running statistics that are not finite.
+    """
+    check_fit(module, checkpoint)
+    own, given = _strip(_own_tensors(module)), checkpoint.tensors
+    loaded = {name: given[name].to(own[name].dtype) for name in own if name in given}
     for name, tensor in loaded.items():  # other buffers, such as masks, may well hold -Inf
         matters = isinstance(own[name], nn.Parameter) or re.search(r"running_(mean|var)$", name)
         if matters and not tensor.isfinite().all():

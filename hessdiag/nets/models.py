@@ -19,6 +19,7 @@ from hessdiag.nets.wrn import WideResNet
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 NAMES = ("wrn28-10", "wrn16-4", *RESNETS, "mlp-64-64")  # examples, for messages and help
+_LARGEST = 10**7  # classes, channels or side of an input
 _WRN = re.compile(r"wrn(\d{1,4})-(\d{1,4})")
 _MLP = re.compile(r"mlp((?:-\d{1,6})+)")
 
@@ -199,9 +200,11 @@ def _from_factory(spec: ModelSpec) -> nn.Module:
 def _check_sizes(spec: ModelSpec) -> None:
     """Refuse sizes that no network has; a checkpoint's metadata may hold anything."""
     sizes = (spec.num_classes, *(spec.input_shape or ()))
-    if any(size is not None and (type(size) is not int or size < 1) for size in sizes):
+    if any(
+        size is not None and (type(size) is not int or not 1 <= size <= _LARGEST) for size in sizes
+    ):
         raise InputError(
             f"the network {spec.name} has a size out of range",
             got=f"{spec.num_classes} classes, input shape {spec.input_shape}",
-            wanted="integers ≥ 1",
+            wanted=f"integers ≥ 1 and ≤ {_LARGEST:,}",
         )

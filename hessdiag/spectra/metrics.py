@@ -116,10 +116,11 @@ class Reading:
         stretch = 1.0
         if confidence != 0.95:
             stretch = stats.t.ppf((1 + confidence) / 2, freedom) / stats.t.ppf(0.975, freedom)
+            stretch = float(stretch)  # which overflows without a warning, unlike numpy's
         low, high = self.ci95
         return (
-            float(self.value - stretch * (self.value - low)),
-            float(self.value + stretch * (high - self.value)),
+            self.value - stretch * (self.value - low),
+            self.value + stretch * (high - self.value),
         )
 
 

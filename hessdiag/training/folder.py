@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import shutil
 import tomllib
 from collections.abc import Generator, Sequence
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from hessdiag.errors import InputError
-from hessdiag.files import check_writable, write_text
+from hessdiag.files import check_writable, read_text, write_text
 from hessdiag.training import state
-from hessdiag.training.recipes import Recipe, typed
+from hessdiag.training.recipes import Recipe, override, typed
 from hessdiag.training.task import Strengths
 
 CONFIG, METRICS, LAST, BEST = (
@@ -101,7 +102,7 @@ class Config:
             fields: dict[str, Any] = {"activation": None, **_checked(Recipe, raw.pop("recipe"))}
             strengths = Strengths(**_checked(Strengths, raw.pop("strengths")))
             return cls(recipe=Recipe(**fields), strengths=strengths, **_checked(cls, raw))
-        except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 "the run's configuration cannot be read", got=f"{CONFIG}: {error}"
             ) from error
@@ -128,12 +129,13 @@ def made(folder: Path) -> Generator[None]:
     Raises:
         InputError: it cannot be made or written.
     """
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     replaces = _holds_a_run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}", got=error.strerror) from error
+    except (OSError, ValueError) as error:
+        got = getattr(error, "strerror", error)
+        raise InputError(f"cannot make the folder {folder}", got=got) from error
     try:
         check_writable(folder / CONFIG)
         yield
@@ -176,7 +178,7 @@ def is_finished(folder: Path, config: Config) -> bool:
 
 
 def _holds_a_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in FILES)
+    return any(os.path.exists(folder / name) for name in FILES)
 
 
 def _clear(folder: Path) -> None:
@@ -189,22 +191,34 @@ def read_config(folder: Path) -> Config:
     """Read the configuration of the run in ``folder``.
 
     Raises:
-        InputError: there is no run, or its configuration cannot be read.
+        InputError: there is no run, or its configuration cannot be read or is out of range.
     """
     try:
-        text = (folder / CONFIG).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(folder / CONFIG)
+    except (OSError, ValueError) as error:  # no UTF-8, a null byte in the name
         raise InputError(
             "there is no run to go on with",
             got=f"{folder / CONFIG}: {getattr(error, 'strerror', error)}",
             wanted="a folder that hessdiag train made",
         ) from error
-    return Config.from_toml(text)
+    config = Config.from_toml(text)
+    return dataclasses.replace(config, recipe=override(config.recipe))  # which checks the ranges
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the rows that ``write_metrics`` wrote."""
-    return [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
+    """Read the rows that ``write_metrics`` wrote.
+
+    Raises:
+        InputError: they cannot be read, or are no objects of JSON.
+    """
+    path = folder / METRICS
+    try:
+        rows = [json.loads(line) for line in read_text(path).splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError("the run's metrics cannot be read", got=f"{path}: {error}") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError("the run's metrics cannot be read", got=path, wanted="objects of JSON")
+    return rows
 
 
 def write_metrics(folder: Path, rows: Sequence[dict[str, Any]]) -> None:

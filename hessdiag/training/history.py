@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hessdiag.curvature.pac_bayes import PacBayes
+from hessdiag.errors import InputError
 from hessdiag.metadata import Provenance
 from hessdiag.spectra.metrics import Reading
 from hessdiag.training.folder import Config
@@ -42,9 +43,21 @@ class Epoch:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Epoch:
-        """Take back what ``dataclasses.asdict`` made of one."""
-        curvature = {name: Reading(**found) for name, found in row["curvature"].items()}
-        return dataclasses.replace(cls(**row), curvature=curvature)
+        """Take back what ``to_row`` made of one, from a file of any origin.
+
+        Raises:
+            InputError: fields that are missing, unknown or no numbers.
+        """
+        try:
+            curvature = {name: Reading(**found) for name, found in row["curvature"].items()}
+            epoch = dataclasses.replace(cls(**row), curvature=curvature)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError("an epoch's row is damaged", got=repr(error)[:160]) from error
+        known = [value for name, value in row.items() if name != "curvature"]
+        known += [x for found in curvature.values() for x in (found.value, found.error)]
+        if odd := [x for x in known if not (x is None or type(x) is float or _is_count(x))]:
+            raise InputError("an epoch's row is damaged", got=f"{odd[0]!r:.60}", wanted="a number")
+        return epoch
 
     def to_row(self) -> dict[str, Any]:
         """Turn into plain values."""
@@ -71,6 +84,10 @@ class Epoch:
         if self.test_accuracy is not None:
             text += f", test accuracy {self.test_accuracy:.2%}"
         return text
+
+
+def _is_count(x: object) -> bool:
+    return type(x) is int and abs(x) < 1 << 63  # JSON's whole numbers may exceed all floats
 
 
 @dataclass(frozen=True)

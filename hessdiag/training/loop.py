@@ -74,7 +74,7 @@ def train(
         if payload is None:
             run.begin()
         else:
-            run.restore(payload)
+            _restore(run, payload)
         processes.wait()
         while run.step < run.num_steps:
             run.advance()
@@ -124,6 +124,21 @@ def load_data(config: Config, *, download: bool = False) -> tuple[Data, Data | N
         recipe.data, split="test", root=root, download=download, mean=data.mean, std=data.std
     )
     return data, test
+
+
+def _restore(run: Run, payload: dict[str, Any]) -> None:
+    """Go to a state; a checksum can be forged, so it may hold anything."""
+    try:
+        run.restore(payload)
+        known, groups = run.optimizer.defaults.keys(), run.optimizer.param_groups
+        if any(known - group.keys() for group in groups):
+            raise KeyError("param_groups")
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            "the run's state is damaged",
+            got=f"{type(error).__name__}: {error}"[:160],
+            hint="start anew with train --force",
+        ) from error
 
 
 def _finished(run: Run, began: float) -> Finished:

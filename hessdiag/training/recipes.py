@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hessdiag import factories
+from hessdiag import factories, files
 from hessdiag.errors import InputError, unknown
 from hessdiag.training import augmentation, methods, optimisation
 from hessdiag.training.task import Strengths
@@ -238,7 +238,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         InputError: a file that is missing or is no TOML; an unknown key; a value of the wrong type.
     """
     try:
-        raw = tomllib.loads(Path(path).read_text("utf-8"))
+        raw = tomllib.loads(files.read_text(path))
     except OSError as error:
         raise InputError(f"cannot read the file {path}", got=error.strerror) from error
     except (ValueError, RecursionError) as error:

@@ -232,6 +232,8 @@ class Run:
                     got=f"another {what}",
                     hint="undo the change, or start anew with train --force",
                 )
+        if not 0 <= payload["step"] <= self.num_steps:
+            raise ValueError(f"step {payload['step']} of {self.num_steps}")
         self.step = payload["step"]
         self.model.load_state_dict(payload["model"])
         self.optimizer.load_state_dict(payload["optimizer"])
@@ -313,8 +315,6 @@ class Run:
             recipe=self.config.recipe.name,
             regulariser=self.config.regulariser,
             epoch=epoch.number,
-            seed=None
-            if self.config.recipe.init
-            else self.config.seed,  # it gave the initial weights
+            seed=None if self.config.recipe.init else self.config.seed,  # of the initial weights
             metrics=epoch.metrics,
         )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hessdiag.errors import InputError
-from hessdiag.files import replacing
+from hessdiag.files import read_bytes, replacing
 
 CURRENT, PREVIOUS = "state.pt", "state-previous.pt"
 _DIGEST_LENGTH = 64  # hexadecimal SHA-256 of the rest, at the head of the file
@@ -60,7 +60,7 @@ def load(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     for name in (CURRENT, PREVIOUS):
         path = folder / name
         try:
-            content = path.read_bytes()
+            content = read_bytes(path)
             digest, rest = content[:_DIGEST_LENGTH], content[_DIGEST_LENGTH:]
             if hashlib.sha256(rest).hexdigest().encode() != digest:
                 raise ValueError("its checksum is wrong")

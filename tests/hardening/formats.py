@@ -1,0 +1,253 @@
+"""Formats that are read: a good sample, ways to damage it, and all that reads it."""
+
+import hashlib
+import io
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from hessdiag import subject
+from hessdiag.comparisons.run import compare_reports
+from hessdiag.data import datasets
+from hessdiag.errors import InputError
+from hessdiag.gates import limits, readings, run
+from hessdiag.metadata import Provenance
+from hessdiag.reports.comparison.schema import comparison_json
+from hessdiag.reports.comparison.text import comparison_text
+from hessdiag.reports.gate import services
+from hessdiag.reports.gate.schema import gate_json
+from hessdiag.reports.gate.text import gate_text
+from hessdiag.reports.html import sources
+from hessdiag.reports.html.page import page
+from hessdiag.reports.payload import dumps
+from hessdiag.reports.spectrum.reading import read_spectrum
+from hessdiag.training import configure, folder, loop, state
+from hessdiag.training import run as training
+from hessdiag.training.history import Epoch
+from tests.hardening import mutations
+
+Mutate = Callable[[bytes, Random], bytes]
+SECONDS = 10.0
+"""That reading anything may take."""
+METRICS = ("hessian.trace", "gn.lambda_max", "nme_to_gn", "loss", "accuracy", "sparsity.nonzero")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        name: of the sample; its suffix may matter.
+        read: reads a file as the commands do.
+        mutations: ways to damage one.
+    """
+
+    name: str
+    read: Callable[[Path], object]
+    mutations: tuple[Mutate, ...]
+
+
+def attack(chosen: Format, samples: Path, place: Path, count: int, seed: int = 0) -> list[str]:
+    """Read ``count`` damaged files; list what ended in neither a result nor an InputError."""
+    random, content = Random(f"{chosen.name} {seed}"), (samples / chosen.name).read_bytes()
+    found: list[str] = []
+    target = place / chosen.name
+    if target.parent != place:  # a folder that is read as a whole
+        shutil.copytree(samples / target.parent.name, target.parent)
+    with suppress(InputError):
+        chosen.read(samples / chosen.name)  # so that no import is timed
+    for number in range(count):
+        mutate = random.choice(chosen.mutations)
+        damaged = mutate(content, random)
+        if random.random() < 0.1:
+            damaged = mutations.of_bytes(damaged, random)
+        target.write_bytes(damaged)
+        began = perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                chosen.read(target)
+        except InputError as refusal:
+            str(refusal).encode(errors="surrogatepass")
+        except Exception as error:
+            found.append(f"{chosen.name} {number}: {type(error).__name__}: {str(error)[:200]}")
+            if len(found) < 4:
+                (place / f"found-{number}-{target.name}").write_bytes(damaged)
+        if (seconds := perf_counter() - began) > SECONDS:
+            found.append(f"{chosen.name} {number}: {seconds:.1f} s")
+    return found
+
+
+def _checkpoint(path: Path) -> None:
+    """Read one that says what it is."""
+    subject.load(str(path), num_samples=4)
+
+
+def _weights(path: Path) -> None:
+    """Read one that says nothing."""
+    told = {"model": "mlp-4", "activation": "gelu", "data": "digits"}
+    subject.load(str(path), num_samples=4, **told)
+
+
+def _recognised(path: Path) -> None:
+    subject.load(str(path), num_samples=4, activation="gelu", data="digits")
+
+
+def _data(path: Path) -> None:
+    datasets.load(str(path), num_samples=2)
+
+
+def _gated(path: Path) -> None:
+    """Hold a report against limits, also as a baseline, and write all forms of the verdict."""
+    report = readings.load(str(path))
+    chosen = [limits.Limit("max", name, 1.0) for name in METRICS]
+    chosen += [limits.Limit("max-increase", name, 0.1, relative=True) for name in METRICS]
+    report = run.review(report, chosen, baseline=str(path), confidence=0.9)
+    dumps(gate_json(report, "x.json"))
+    _shown(gate_text(report, "x.json"))
+    for form in (services.junit, services.summary, services.gitlab, services.workflow_commands):
+        form(report, "x.json")
+
+
+def _compared(path: Path) -> None:
+    """Compare a report with itself."""
+    report, origin = read_spectrum(path)
+    origins: tuple[Provenance | None, Provenance | None] = origin, origin
+    found = compare_reports(report, report)
+    dumps(comparison_json(found, origins))
+    _shown(comparison_text(found, origins))
+
+
+def _paged(path: Path) -> None:
+    """Lay a report or a run's folder out as a page."""
+    text = page([sources.read(str(path))])
+    assert "<script" not in text
+    assert "\x1b" not in text
+
+
+def _reported(path: Path) -> None:
+    """Give a report to all that read reports; the first refusal must not spare the others."""
+    refusals: list[InputError] = []
+    for read in (_gated, _compared, _paged):
+        try:
+            read(path)
+        except InputError as refusal:
+            refusals.append(refusal)
+    if refusals:
+        raise refusals[0]
+
+
+def _run(path: Path) -> None:
+    """Read the folder of a run, as report, sweep and resume do."""
+    place = path.parent
+    refusals: list[InputError] = []
+    reads: tuple[Callable[[], Any], ...] = (
+        lambda: _paged(place),
+        lambda: _recalled(place),
+        lambda: _started(place),
+        lambda: _resumed(place),
+    )
+    for read in reads:
+        try:
+            read()
+        except InputError as refusal:
+            refusals.append(refusal)
+    if refusals:
+        raise refusals[0]
+
+
+def _recalled(place: Path) -> None:
+    """Take the epochs of a finished run, as a sweep does."""
+    if folder.is_finished(place, folder.read_config(place)):
+        for row in folder.read_metrics(place):
+            epoch = Epoch.from_row(row)
+            assert epoch.to_row()
+            assert epoch.metrics is not None
+
+
+def _started(place: Path) -> None:
+    """Take the first step."""
+    config = folder.read_config(place)
+    run = training.Run(config, *loop.load_data(config), place, torch.device("cpu"))
+    run.advance()
+
+
+def _resumed(place: Path) -> None:
+    """Go on for a step."""
+    config = folder.read_config(place)
+    payload, _ = state.load(place)
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        loop.train(config, *loop.load_data(config), out=place, payload=payload, on_step=stop)
+
+
+def _recipe(path: Path) -> None:
+    configure.configure("digits-wrn10-1", file=str(path), changes={}, strengths={})
+
+
+def _limits(path: Path) -> None:
+    limits.find(str(path))
+
+
+def _shown(text: Any) -> None:
+    """Print as on a terminal, where nothing but text and line breaks may arrive."""
+    stream = io.StringIO()
+    Console(file=stream, width=120, highlight=False, force_terminal=False).print(text)
+    assert stream.getvalue().replace("\n", "").isprintable()
+
+
+def _json(content: bytes, random: Random) -> bytes:
+    return mutations.of_json(json.loads(content), random)
+
+
+def _lines(content: bytes, random: Random) -> bytes:
+    """Damage one line of JSON among several."""
+    lines = content.splitlines()
+    at = random.randrange(len(lines))
+    lines[at] = mutations.of_json(json.loads(lines[at]), random)
+    return b"\n".join(lines)
+
+
+def _toml(content: bytes, random: Random) -> bytes:
+    return mutations.of_toml(content.decode(), random)
+
+
+def _sealed(content: bytes, random: Random) -> bytes:
+    """Damage a state behind its checksum, and set that right."""
+    rest = mutations.of_archive(content[64:], random)
+    return hashlib.sha256(rest).hexdigest().encode() + rest
+
+
+_BYTES = (mutations.of_bytes,)
+_ARCHIVE = (mutations.of_bytes, mutations.of_archive, mutations.of_archive)
+_REPORT = (mutations.of_bytes, *(_json,) * 5)
+FORMATS = (
+    Format("model.safetensors", _checkpoint, (mutations.of_bytes, mutations.of_safetensors)),
+    Format("weights.safetensors", _recognised, (mutations.of_bytes, mutations.of_safetensors)),
+    Format("model.pt", _weights, _ARCHIVE),
+    Format("legacy.pt", _weights, _BYTES),
+    Format("data.npz", _data, _ARCHIVE),
+    Format("data.safetensors", _data, (mutations.of_bytes, mutations.of_safetensors)),
+    *(
+        Format(f"{kind}.json", _reported, _REPORT)
+        for kind in ("spectrum", "sparsity", "train", "gate", "compare")
+    ),
+    Format("run/config.toml", _run, (mutations.of_bytes, _toml, _toml)),
+    Format("run/metrics.jsonl", _run, (mutations.of_bytes, _lines, _lines)),
+    Format("run/state.pt", _run, (mutations.of_bytes, _sealed, _sealed)),
+    Format("recipe.toml", _recipe, (mutations.of_bytes, _toml, _toml)),
+    Format("hessdiag.toml", _limits, (mutations.of_bytes, _toml, _toml)),
+)

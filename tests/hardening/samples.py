@@ -1,0 +1,103 @@
+"""A small good file of every format that is read."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+import hessdiag
+from hessdiag.gates.run import review
+from hessdiag.metadata import DataSpec, Metadata, ModelSpec, Provenance
+from hessdiag.nets import checkpoints, models
+from hessdiag.reports.gate.schema import gate_json
+from hessdiag.reports.payload import dumps
+from hessdiag.reports.sparsity.schema import sparsity_json
+from hessdiag.reports.spectrum.schema import spectrum_json
+from hessdiag.training import folder, loop, methods
+from hessdiag.training.folder import Config
+from hessdiag.training.recipes import find
+from hessdiag.training.run import Run
+from tests.cases import BY_NAME
+from tests.reports.html.conftest import compare_payload, train_payload
+from tests.reports.sparsity.conftest import make
+
+RECIPE = """
+lr = 0.1
+epochs = 3
+model = "mlp-4"
+activation = "beta_gelu"
+beta = 2.0
+data = "digits"
+augmentation = ["flip"]
+mean = [0.5]
+std = [0.25]
+regulariser = "sam"
+rho = 0.05
+"""
+LIMITS = """
+[gate]
+baseline = "spectrum.json"
+confidence = 0.95
+max-probes = 64
+max-seconds = 10
+max = {"hessian.trace" = 120, "nme.lambda_max" = 3.5}
+[gate.min]
+accuracy = 0.5
+[gate.max-increase]
+nme.frobenius_norm = "10%"
+"""
+SPEC = ModelSpec("mlp-4", "gelu", None, 10, (1, 8, 8))
+
+
+def write(place: Path) -> None:
+    """Fill a folder."""
+    network = models.build(SPEC)
+    weights = network.state_dict()
+    metadata = Metadata(SPEC, DataSpec("digits"), "cross-entropy", epoch=1, metrics={"loss": 0.5})
+    checkpoints.save(place / "model.safetensors", network, metadata)
+    safetensors.torch.save_file(weights, place / "weights.safetensors")
+    torch.save({"state_dict": weights}, place / "model.pt")
+    torch.save(weights, place / "legacy.pt", _use_new_zipfile_serialization=False)
+    images = np.arange(20 * 64, dtype=np.uint8).reshape(20, 8, 8)
+    labels = np.arange(20) % 10
+    np.savez(place / "data.npz", images=images, labels=labels)
+    tensors = {"inputs": torch.ones(6, 3), "labels": torch.arange(6)}
+    safetensors.torch.save_file(tensors, place / "data.safetensors")
+    for kind, payload in _reports().items():
+        (place / f"{kind}.json").write_text(dumps(payload))
+    (place / "recipe.toml").write_text(RECIPE)
+    (place / "hessdiag.toml").write_text(LIMITS)
+    _write_run(place / "run", _reports()["train"]["epochs"])
+
+
+def _reports() -> dict[str, dict[str, Any]]:
+    model, batches, loss = BY_NAME["mlp-gelu"]
+    options: dict[str, Any] = {"num_probes": 4, "top_k": 1, "per_layer": True}
+    report = hessdiag.spectrum(model, batches, loss=loss, **options)
+    origin = Provenance("model.pt", "c" * 64, SPEC, "digits", "train", "d" * 64, 5)
+    spectrum = json.loads(dumps(spectrum_json(report, origin)))
+    base = {key: spectrum[key] for key in ("version", "checkpoint", "model", "data")}
+    sparsity = sparsity_json([make("beta_gelu", 2.0, trained=True)], origin, seed=0, num_probes=4)
+    verdict = review(spectrum, {"max": {"hessian.trace": 1.0}, "min": {"accuracy": 0.5}})
+    return {
+        "spectrum": spectrum,
+        "sparsity": sparsity,
+        "train": train_payload(base),
+        "gate": gate_json(verdict, "spectrum.json", origin),
+        "compare": compare_payload(spectrum),
+    }
+
+
+def _write_run(place: Path, epochs: list[dict[str, Any]]) -> None:
+    place.mkdir()
+    recipe = replace(find("digits-wrn10-1"), model="mlp-4", epochs=len(epochs), batch_size=16)
+    config = Config(recipe, "sam", methods.settle("sam"), num_samples=32)
+    run = Run(config, *loop.load_data(config), place, torch.device("cpu"))
+    run.begin()
+    run.advance()
+    run.save()
+    folder.write_metrics(place, epochs)
