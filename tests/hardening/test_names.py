@@ -23,7 +23,7 @@ NAMES = {
     "dash": "-rf",
     "option": "--seed=1",
     "annotation": "::error::a%0A",
-    "wildcards": "*?[a]{split}",
+    "wildcards": "*?[a]{b}",
     "long": "x" * 240,
     "too long": "x" * 5000,
     "dots": "..",
@@ -85,7 +85,7 @@ def test_a_hostile_name(
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     (tmp_path / "spectrum.json").write_bytes((samples / "spectrum.json").read_bytes())
-    source = WITH_FILES.get(command) if len(name) < 245 else None
+    source = WITH_FILES.get(command) if 0 < len(name) < 245 else None  # else no suffix, no file
     if source is not None:
         target = tmp_path / f"{name}.{source.partition('.')[2]}"
         target.write_bytes((samples / source).read_bytes())
