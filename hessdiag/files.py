@@ -69,14 +69,14 @@ def read_bytes(path: str | os.PathLike[str], at_most: int | None = None) -> byte
     return Path(path).read_bytes()
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str], at_most: int = LARGEST) -> str:
     """Read a text of a size that a report or a configuration may have.
 
     Raises:
-        OSError: as ``read_bytes``, or it is larger than ``LARGEST``.
+        OSError: as ``read_bytes``, or it is larger than ``at_most`` bytes.
         ValueError: it is no UTF-8, or the name has a null byte.
     """
-    return read_bytes(path, LARGEST).decode("utf-8")
+    return read_bytes(path, at_most).decode("utf-8")
 
 
 def append_text(path: str | os.PathLike[str], text: str) -> None:

@@ -82,8 +82,8 @@ def sweep(
     from hessdiag.reports.sweep.schema import sweep_json
     from hessdiag.reports.sweep.text import sweep_text
     from hessdiag.reports.training.write import write_report
+    from hessdiag.training import folder, tracking
     from hessdiag.training import sweep as sweeps
-    from hessdiag.training import tracking
 
     results.check_targets(json=json, plot=plot)
     strengths = {
@@ -129,7 +129,7 @@ def sweep(
             on_step=bar.update,
             on_finished=write_report,
         ):
-            files.write_text(place / "sweep.json", dumps(sweep_json(found)))
+            files.write_text(place / folder.SWEEP, dumps(sweep_json(found)))
     results.deliver(
         json=json,
         plot=plot,

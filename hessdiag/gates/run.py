@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,8 @@ def gate(
         InputError: bad limits, settings, data or network; an increase without a baseline.
     """
     began = time.perf_counter()
+    if isinstance(batches, Iterator):  # read more than once
+        batches = list(batches)
     chosen = _settled(limits)
     if max_probes < FIRST_LOOK:
         raise InputError("max_probes is too small", got=max_probes, wanted=f"at least {FIRST_LOOK}")

@@ -29,6 +29,7 @@ CONFIG, METRICS, LAST, BEST = (
 )
 STEPS, CURVES, REPORT = "steps.jsonl", "curves.png", "report.json"
 BOARD = "tensorboard"  # a folder of its own
+SWEEP = "sweep.json"  # in the folder above those of a sweep's runs
 FILES = (CONFIG, METRICS, STEPS, LAST, BEST, CURVES, REPORT, state.CURRENT, state.PREVIOUS)
 
 

@@ -58,7 +58,10 @@ def test_a_report_is_not_overwritten_by_the_page(run: Run, here: Path):
 
 
 def test_a_source_that_is_not_there_leaves_no_page(run: Run, here: Path, checkpoint: Path):
-    refused(run("report", checkpoint.parent, "missing.json"), "no such report.*missing.json")
+    refused(
+        run("report", checkpoint.parent, "missing.json"),
+        "cannot be read.*missing.json: No such file",
+    )
     assert not list(here.iterdir())
 
 

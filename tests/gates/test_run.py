@@ -264,3 +264,11 @@ def test_a_baseline_may_be_a_file(tmp_path: Path, stored: dict[str, Any]):
     path.write_text(json.dumps(stored))
     found = review(stored, {"max-increase": {"loss": 0}}, baseline=str(path))
     assert found.verdict == "pass"
+
+
+def test_batches_that_can_be_read_once_serve_all_passes():
+    model, batches, loss = BY_NAME[CASE]
+    limits = {"max": {"hessian.trace": 1e6, "hessian.lambda_max": 1e6, "sparsity.nonzero": 1}}
+    found = hessdiag.gate(model, iter(list(batches)), limits, loss=loss)
+    assert found.verdict == "pass"
+    assert found.num_samples == gated(limits).num_samples

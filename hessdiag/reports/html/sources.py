@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hessdiag import __version__
+from hessdiag import __version__, files
 from hessdiag.errors import InputError
 from hessdiag.reports.training import schema
 from hessdiag.training import folder
 
-SWEEP = "sweep.json"
 _MOST_BYTES = 32 * 2**20  # of text, which may take 30 times as much memory when parsed
 
 
@@ -49,7 +48,7 @@ def read(path: str) -> Source:
 def _payload(place: Path) -> dict[str, Any]:
     if not place.is_dir():
         return _report(place)
-    for name in (folder.REPORT, SWEEP):
+    for name in (folder.REPORT, folder.SWEEP):
         if (place / name).exists():
             return _report(place / name)
     if (place / folder.CONFIG).exists():
@@ -57,7 +56,7 @@ def _payload(place: Path) -> dict[str, Any]:
     raise InputError(
         "the folder holds no run",
         got=place,
-        wanted=f"{folder.REPORT}, {SWEEP} or {folder.CONFIG} in it",
+        wanted=f"{folder.REPORT}, {folder.SWEEP} or {folder.CONFIG} in it",
     )
 
 
@@ -71,15 +70,7 @@ def _report(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str:
-    if not path.is_file():  # a device or a pipe might never end
-        raise InputError("there is no such report", got=path, wanted="a file of JSON")
-    if (size := path.stat().st_size) > _MOST_BYTES:
-        raise InputError(
-            "the report is too large",
-            got=f"{path}: {size:,} bytes",
-            wanted=f"at most {_MOST_BYTES:,}",
-        )
-    return path.read_text("utf-8")
+    return files.read_text(path, _MOST_BYTES)
 
 
 def _parse(path: Path, text: str) -> Any:

@@ -7,11 +7,11 @@ import json
 import math
 import os
 import types
-from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from hessdiag import files
 from hessdiag.curvature.decomposition import PARTS
 from hessdiag.errors import InputError, unknown
 from hessdiag.linalg.density import Density
@@ -21,9 +21,6 @@ from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.reports.spectrum.schema import SPECTRUM
 from hessdiag.spectra.report import Cost, FiniteRadius, Part, Report, Settings
 
-LARGEST = 64 << 20
-"""Bytes of a report that is read; those with every layer of a large network take a few million."""
-
 
 def read_spectrum(path: str | os.PathLike[str]) -> tuple[Report, Provenance | None]:
     """Read a ``hessdiag.spectrum/1`` report; keys that are not known are passed over.
@@ -32,19 +29,11 @@ def read_spectrum(path: str | os.PathLike[str]) -> tuple[Report, Provenance | No
         InputError: no such file, too large, no JSON, another schema, or a field that is missing,
             null or of the wrong kind.
     """
-    path = Path(path)
     try:
-        if not path.is_file():
-            raise InputError(f"there is no report {path}")
-        if path.stat().st_size > LARGEST:
-            raise InputError(
-                f"the report {path} is too large",
-                got=f"{path.stat().st_size / 2**20:.0f} MiB",
-                wanted=f"at most {LARGEST >> 20} MiB",
-            )
-        payload = json.loads(path.read_text(encoding="utf-8"))
+        payload = json.loads(files.read_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read the report {path}", got=str(error)[:160]) from error
+        reason = getattr(error, "strerror", None) or str(error)[:160]
+        raise InputError(f"cannot read the report {path}", got=reason) from error
     schema = payload.get("schema") if isinstance(payload, dict) else None
     if schema != SPECTRUM:
         raise InputError(
