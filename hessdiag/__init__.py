@@ -9,39 +9,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hessdiag.comparisons.run import Comparison, compare
+    from hessdiag.comparisons.comparison_run import Comparison, compare
     from hessdiag.curvature.decomposition import Decomposition, Products
-    from hessdiag.curvature.landscape import landscape
-    from hessdiag.curvature.planes import Plane
-    from hessdiag.curvature.sparsity import Sparsity, sparsity
-    from hessdiag.curvature.surfaces import Landscape
     from hessdiag.errors import InputError
-    from hessdiag.gates.run import GateReport, gate
+    from hessdiag.gates.gate_run import GateReport, gate
+    from hessdiag.landscapes.landscape_run import landscape
+    from hessdiag.landscapes.planes import Plane
+    from hessdiag.landscapes.surfaces import Landscape
     from hessdiag.linalg.trace import Estimate
     from hessdiag.nets.profiles import Profile, profile
-    from hessdiag.spectra.report import Report
-    from hessdiag.spectra.run import spectrum
+    from hessdiag.sparsities.sparsity_run import Sparsity, sparsity
+    from hessdiag.spectra.spectrum_result import Report
+    from hessdiag.spectra.spectrum_run import spectrum
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Comparison": "hessdiag.comparisons.run",
-    "compare": "hessdiag.comparisons.run",
+    "Comparison": "hessdiag.comparisons.comparison_run",
+    "compare": "hessdiag.comparisons.comparison_run",
     "Decomposition": "hessdiag.curvature.decomposition",
     "Products": "hessdiag.curvature.decomposition",
-    "Landscape": "hessdiag.curvature.surfaces",
-    "landscape": "hessdiag.curvature.landscape",
-    "Plane": "hessdiag.curvature.planes",
-    "Sparsity": "hessdiag.curvature.sparsity",
-    "sparsity": "hessdiag.curvature.sparsity",
+    "Landscape": "hessdiag.landscapes.surfaces",
+    "landscape": "hessdiag.landscapes.landscape_run",
+    "Plane": "hessdiag.landscapes.planes",
+    "Sparsity": "hessdiag.sparsities.sparsity_run",
+    "sparsity": "hessdiag.sparsities.sparsity_run",
     "InputError": "hessdiag.errors",
-    "GateReport": "hessdiag.gates.run",
-    "gate": "hessdiag.gates.run",
+    "GateReport": "hessdiag.gates.gate_run",
+    "gate": "hessdiag.gates.gate_run",
     "Estimate": "hessdiag.linalg.trace",
     "Profile": "hessdiag.nets.profiles",
     "profile": "hessdiag.nets.profiles",
-    "Report": "hessdiag.spectra.report",
-    "spectrum": "hessdiag.spectra.run",
+    "Report": "hessdiag.spectra.spectrum_result",
+    "spectrum": "hessdiag.spectra.spectrum_run",
 }
 
 __all__ = [

@@ -11,7 +11,7 @@ from hessdiag.cli import options, results
 from hessdiag.errors import InputError, unknown
 
 if TYPE_CHECKING:
-    from hessdiag.comparisons.run import Comparison
+    from hessdiag.comparisons.comparison_run import Comparison
     from hessdiag.reports.comparison.schema import Provenances
 
 _OF_REPORTS = frozenset(("a", "b", "allow_different_data", "json", "plot", "quiet"))
@@ -160,7 +160,7 @@ def compare(
 
 
 def _of_reports(a: str, b: str, *, allow_different_data: bool) -> tuple[Comparison, Provenances]:
-    from hessdiag.comparisons.run import check_same_data, compare_reports
+    from hessdiag.comparisons.comparison_run import check_same_data, compare_reports
     from hessdiag.reports.spectrum.reading import read_spectrum
 
     (first, origin), (second, other) = read_spectrum(a), read_spectrum(b)
@@ -179,9 +179,9 @@ def _of_checkpoints(
 ) -> tuple[Comparison, Provenances]:
     from hessdiag import compare as compute
     from hessdiag.cli import console
-    from hessdiag.comparisons.run import check_same_data
+    from hessdiag.comparisons.comparison_run import check_same_data
     from hessdiag.curvature.decomposition import PARTS
-    from hessdiag.spectra.run import Progress
+    from hessdiag.spectra.spectrum_run import Progress
     from hessdiag.subject import load
 
     chosen = tuple(dict.fromkeys(parts or ["all"]))

@@ -10,7 +10,7 @@ from hessdiag.cli import options, results
 from hessdiag.errors import InputError
 
 if TYPE_CHECKING:
-    from hessdiag.gates.run import GateReport
+    from hessdiag.gates.gate_run import GateReport
 
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
 EXAMPLE = "hessdiag gate model.safetensors --max hessian.trace=120 --min accuracy=0.95"
@@ -99,10 +99,10 @@ def gate(
     """
     from hessdiag import subject as subjects
     from hessdiag.cli import console
-    from hessdiag.gates import limits, readings, run
+    from hessdiag.gates import gate_run, limits, readings
     from hessdiag.reports.gate.schema import gate_json
     from hessdiag.reports.gate.text import gate_text
-    from hessdiag.spectra.run import Progress
+    from hessdiag.spectra.spectrum_run import Progress
 
     results.check_targets(write_baseline, junit, gitlab, json=json)
     found = limits.find(config)
@@ -127,7 +127,7 @@ def gate(
                 got=subject,
                 hint=f"the report is a baseline by itself: --baseline {subject}",
             )
-        report = run.review(
+        report = gate_run.review(
             readings.load(subject),
             chosen,
             baseline=settings["baseline"],
@@ -157,7 +157,7 @@ def gate(
             def show(state: Progress) -> None:
                 bar.update(state.passes, state.expected, f"pass {int(state.passes) + 1}")
 
-            report = run.gate(
+            report = gate_run.gate(
                 loaded.model,
                 loaded.batches(),
                 chosen,

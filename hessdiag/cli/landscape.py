@@ -11,7 +11,7 @@ from hessdiag.errors import InputError
 
 if TYPE_CHECKING:
     from hessdiag.cli.console import Bar
-    from hessdiag.curvature.surfaces import Landscape
+    from hessdiag.landscapes.surfaces import Landscape
 
 _ALONE = frozenset(
     ("resolution", "radius", "activation", "beta", "seed", "json", "plot", "quiet", "checkpoint")
@@ -159,7 +159,7 @@ def _two_weights(
     bar: Bar,
 ) -> Landscape:
     """Survey the small perceptron: ReLU, and beside it the activation asked for."""
-    from hessdiag.curvature import two_weights
+    from hessdiag.landscapes import two_weights
 
     name = "beta_gelu" if activation is None else activation
     if beta is None and name == "beta_gelu":

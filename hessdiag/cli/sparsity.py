@@ -56,13 +56,14 @@ def sparsity(
     of a freshly initialised network meet it. For a checkpoint, the same at every activation call of
     the network, before and after training.
     """
-    from hessdiag import studies, subject
+    from hessdiag import subject
     from hessdiag.cli import console
     from hessdiag.nets import activations
     from hessdiag.nets.profiles import check_threshold
     from hessdiag.reports.sparsity.plot import sparsity_figure
     from hessdiag.reports.sparsity.schema import sparsity_json
     from hessdiag.reports.sparsity.text import sparsity_text
+    from hessdiag.sparsities import studies
 
     results.check_targets(json=json, plot=plot)
     check_threshold(threshold)

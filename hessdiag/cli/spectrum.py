@@ -93,7 +93,7 @@ def spectrum(
     from hessdiag.reports.spectrum.plot import spectrum_figure
     from hessdiag.reports.spectrum.schema import spectrum_json
     from hessdiag.reports.spectrum.text import spectrum_text
-    from hessdiag.spectra.run import Progress
+    from hessdiag.spectra.spectrum_run import Progress
 
     results.check_targets(json=json, plot=plot)
     if plot is not None and not density:

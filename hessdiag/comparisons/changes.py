@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, TraceSamples, estimate_mean
-from hessdiag.spectra.report import Part
+from hessdiag.spectra.spectrum_result import Part
 
 Array = NDArray[np.float64]
 

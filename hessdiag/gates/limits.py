@@ -11,7 +11,7 @@ from typing import Any
 
 from hessdiag import files
 from hessdiag.errors import InputError, unknown
-from hessdiag.spectra import metrics
+from hessdiag.metrics import spectrum_metrics as metrics
 
 KINDS = ("max", "min", "max-increase")
 OTHER_METRICS = (

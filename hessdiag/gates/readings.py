@@ -9,8 +9,8 @@ from typing import Any, TypeGuard
 
 from hessdiag import files
 from hessdiag.errors import InputError, unknown
-from hessdiag.spectra import metrics
-from hessdiag.spectra.metrics import Interval, Metric, Reading
+from hessdiag.metrics import spectrum_metrics as metrics
+from hessdiag.metrics.spectrum_metrics import Interval, Metric, Reading
 
 SPECTRUM, SPARSITY, TRAIN, GATE = (
     f"hessdiag.{kind}/1" for kind in ("spectrum", "sparsity", "train", "gate")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from hessdiag.gates.limits import Limit
 from hessdiag.gates.verdicts import INCONCLUSIVE, Finding, judge
 from hessdiag.linalg.trace import TraceSamples
-from hessdiag.spectra import metrics
-from hessdiag.spectra.metrics import Interval, Metric, Reading
+from hessdiag.metrics import spectrum_metrics as metrics
+from hessdiag.metrics.spectrum_metrics import Interval, Metric, Reading
 
 FIRST_LOOK = 32
 """Probes before the first look. Fewer may all have missed what is rare, and at small levels their

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hessdiag.gates.limits import Limit
-from hessdiag.spectra.metrics import Interval, Reading
+from hessdiag.metrics.spectrum_metrics import Interval, Reading
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 

@@ -11,7 +11,7 @@ from typing import Any
 from hessdiag.curvature.pac_bayes import PacBayes
 from hessdiag.errors import InputError
 from hessdiag.metadata import Provenance
-from hessdiag.spectra.metrics import Reading
+from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.training.folder import Config
 
 

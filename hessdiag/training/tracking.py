@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import fitting_microbatch
 from hessdiag.curvature.perturbation import perturbation_gap
-from hessdiag.curvature.sparsity import sparsity
 from hessdiag.errors import InputError, NotFinite, unknown
+from hessdiag.metrics import spectrum_metrics as metrics
+from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.seeds import stream
-from hessdiag.spectra import metrics
-from hessdiag.spectra.metrics import Reading
-from hessdiag.spectra.run import spectrum
+from hessdiag.sparsities.sparsity_run import sparsity
+from hessdiag.spectra.spectrum_run import spectrum
 from hessdiag.training.feeds import Data, examples
 from hessdiag.training.folder import Config
 
@@ -36,7 +36,7 @@ class Tracker:
     """What to measure, and on what.
 
     Attributes:
-        names: of the metrics: those of a spectrum (:mod:`hessdiag.spectra.metrics`);
+        names: of the metrics: those of a spectrum (:mod:`hessdiag.metrics.spectrum_metrics`);
             "sparsity.nonzero" and "sparsity.above", shares of the pre-activations with φ'' ≠ 0 and
             with |φ''| above a thousandth of its maximum; "perturbation.gap", ``E L(θ + ε) − L(θ)``,
             and "perturbation.trace", 2/σ² of it, to be compared with tr H.

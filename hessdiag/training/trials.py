@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hessdiag.spectra.metrics import Reading
+from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch
 

@@ -12,8 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from hessdiag.spectra import plan
-from hessdiag.spectra import run as spectra_run
+from hessdiag.spectra import spectrum_plan as plan
+from hessdiag.spectra import spectrum_run as spectra_run
 from tests.cli.conftest import FAST, Outcome, Run, images, plain, tampered
 
 Build = Callable[[Path, Path], Sequence[Any]]

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from hessdiag import __version__
-from hessdiag.spectra import run as spectra_run
+from hessdiag.spectra import spectrum_run as spectra_run
 from tests.cli.conftest import FAST, Run, images
 from tests.cli.test_bad_input import refused
 
@@ -177,7 +177,7 @@ def test_out_of_memory_inside_the_network_is_no_matter_of_its_input(run: Run, he
 # --- interruption ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["hessdiag.subject.load", "hessdiag.spectra.run.drive"])
+@pytest.mark.parametrize("where", ["hessdiag.subject.load", "hessdiag.spectra.spectrum_run.drive"])
 def test_an_interruption(run: Run, checkpoint: Path, here: Path, monkeypatch, where: str):
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

@@ -18,7 +18,7 @@ from hessdiag.comparisons.changes import (
 )
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, TraceSamples
-from hessdiag.spectra.report import Part
+from hessdiag.spectra.spectrum_result import Part
 from tests.linalg.matrices import low_rank, normal, symmetric
 
 SIZE = 100

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 import hessdiag
 from hessdiag import Comparison, InputError
-from hessdiag.comparisons.run import check_same_data, compare_reports
+from hessdiag.comparisons.comparison_run import check_same_data, compare_reports
 from hessdiag.curvature.decomposition import PARTS
 from hessdiag.linalg.trace import Probes
 from hessdiag.metadata import ModelSpec, Provenance
-from hessdiag.spectra.plan import make_plan
-from hessdiag.spectra.report import Settings
-from hessdiag.spectra.run import Progress
+from hessdiag.spectra.spectrum_plan import make_plan
+from hessdiag.spectra.spectrum_result import Settings
+from hessdiag.spectra.spectrum_run import Progress
 from tests.cases import BY_NAME, labels, mlp, normal, seeded, split
 from tests.oracles import Dense, dense
 

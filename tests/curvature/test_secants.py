@@ -10,8 +10,8 @@ from hessdiag import Decomposition, InputError
 from hessdiag.curvature.secants import secant_curvatures
 from hessdiag.linalg.trace import Probes
 from hessdiag.reports.spectrum.schema import notes
-from hessdiag.spectra import plan
-from hessdiag.spectra.report import Settings
+from hessdiag.spectra import spectrum_plan as plan
+from hessdiag.spectra.spectrum_result import Settings
 from tests.cases import BY_NAME, labels, mlp, normal, seeded, split
 
 F64 = torch.float64

@@ -11,8 +11,8 @@ import pytest
 from hessdiag import InputError
 from hessdiag.gates import readings
 from hessdiag.gates.readings import Missing
-from hessdiag.spectra import metrics
-from hessdiag.spectra.metrics import Reading
+from hessdiag.metrics import spectrum_metrics as metrics
+from hessdiag.metrics.spectrum_metrics import Reading
 
 ESTIMATE = {"value": 3.0, "stderr": 0.5, "ci95": [2.0, 4.5], "num_probes": 32}
 TAKEN = Reading(3.0, 0.5, (2.0, 4.5), 32)

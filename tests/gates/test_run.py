@@ -11,9 +11,9 @@ import torch
 
 import hessdiag
 from hessdiag import GateReport, InputError
-from hessdiag.gates import run as gate_run
+from hessdiag.gates import gate_run
+from hessdiag.gates.gate_run import review
 from hessdiag.gates.limits import Limit
-from hessdiag.gates.run import review
 from hessdiag.reports.gate.schema import gate_json
 from hessdiag.reports.spectrum.schema import spectrum_json
 from tests.cases import BY_NAME

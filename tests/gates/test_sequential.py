@@ -12,8 +12,8 @@ from hessdiag.gates.limits import Limit
 from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest, estimate
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS
 from hessdiag.linalg.trace import Probes, TraceSamples, hutchinson
-from hessdiag.spectra import metrics
-from hessdiag.spectra.metrics import Reading
+from hessdiag.metrics import spectrum_metrics as metrics
+from hessdiag.metrics.spectrum_metrics import Reading
 from tests.linalg.matrices import run as drive
 from tests.linalg.matrices import symmetric
 

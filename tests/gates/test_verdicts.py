@@ -7,7 +7,7 @@ import pytest
 
 from hessdiag.gates.limits import Limit
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS, Finding, judge, overall
-from hessdiag.spectra.metrics import Reading
+from hessdiag.metrics.spectrum_metrics import Reading
 
 METRIC = "hessian.trace"
 NOW = Reading(10.0, 1.0, (8.0, 12.0), 32)

@@ -17,10 +17,11 @@ import torch
 from rich.console import Console
 
 from hessdiag import subject
-from hessdiag.comparisons.run import compare_reports
+from hessdiag.comparisons.comparison_run import compare_reports
 from hessdiag.data import datasets
 from hessdiag.errors import InputError
-from hessdiag.gates import limits, readings, run
+from hessdiag.gates import gate_run as run
+from hessdiag.gates import limits, readings
 from hessdiag.metadata import Provenance
 from hessdiag.reports.comparison.schema import comparison_json
 from hessdiag.reports.comparison.text import comparison_text

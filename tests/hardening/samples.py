@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 import hessdiag
-from hessdiag.gates.run import review
+from hessdiag.gates.gate_run import review
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec, Provenance
 from hessdiag.nets import checkpoints, models
 from hessdiag.reports.gate.schema import gate_json

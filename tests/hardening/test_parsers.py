@@ -13,10 +13,10 @@ from hessdiag.curvature.decomposition import PARTS
 from hessdiag.errors import InputError, printable
 from hessdiag.gates import limits
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
+from hessdiag.metrics import spectrum_metrics as metrics
 from hessdiag.nets import activations
 from hessdiag.reports.html.markup import text as escaped
 from hessdiag.reports.wording import plus_minus
-from hessdiag.spectra import metrics
 from hessdiag.training import methods
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import find

@@ -10,9 +10,9 @@ from torch import nn
 import hessdiag
 from hessdiag import Decomposition
 from hessdiag.curvature.memory import linearisation_bytes
-from hessdiag.spectra import plan
-from hessdiag.spectra.plan import make_plan
-from hessdiag.spectra.report import Settings
+from hessdiag.spectra import spectrum_plan as plan
+from hessdiag.spectra.spectrum_plan import make_plan
+from hessdiag.spectra.spectrum_result import Settings
 from tests.cases import BY_NAME, Batch, labels, normal, seeded, split
 from tests.oracles import targets
 from tests.spectra.test_plan import CASE, refusal, run

@@ -13,9 +13,9 @@ from hessdiag.curvature.decomposition import PARTS
 from hessdiag.errors import InputError
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.reports.spectrum.schema import notes
-from hessdiag.spectra import plan
-from hessdiag.spectra.plan import make_plan
-from hessdiag.spectra.report import Settings
+from hessdiag.spectra import spectrum_plan as plan
+from hessdiag.spectra.spectrum_plan import make_plan
+from hessdiag.spectra.spectrum_result import Settings
 from tests.cases import BY_NAME, Batch
 from tests.oracles import truth_of
 

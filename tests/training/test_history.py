@@ -12,9 +12,9 @@ from hessdiag import Decomposition
 from hessdiag.curvature.pac_bayes import pac_bayes_bound
 from hessdiag.linalg import processes
 from hessdiag.metadata import ModelSpec, Provenance
+from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
-from hessdiag.spectra.metrics import Reading
 from hessdiag.training import folder, loop
 from hessdiag.training.feeds import hold_out
 from hessdiag.training.history import Epoch, Finished, Standing

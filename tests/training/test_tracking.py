@@ -13,9 +13,9 @@ import hessdiag
 from hessdiag.curvature.perturbation import perturbation_gap
 from hessdiag.data.datasets import Dataset
 from hessdiag.errors import InputError
+from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
-from hessdiag.spectra.metrics import Reading
 from hessdiag.training import folder, loop, methods, tracking
 from hessdiag.training.feeds import hold_out
 from hessdiag.training.folder import Config

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
-from hessdiag.comparisons.run import Comparison
+from hessdiag.comparisons.comparison_run import Comparison
 from hessdiag.errors import InputError, printable
 from hessdiag.reports import TITLES
 from hessdiag.reports.comparison.schema import Provenances

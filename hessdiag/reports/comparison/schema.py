@@ -7,11 +7,11 @@ from typing import Any
 
 from hessdiag import __version__
 from hessdiag.comparisons.changes import Change
-from hessdiag.comparisons.run import Comparison, PartChange
+from hessdiag.comparisons.comparison_run import Comparison, PartChange
 from hessdiag.metadata import Provenance
 from hessdiag.reports.payload import finite, origin
 from hessdiag.reports.spectrum.schema import density_json, settings_json
-from hessdiag.spectra.report import Report
+from hessdiag.spectra.spectrum_result import Report
 
 COMPARE = "hessdiag.compare/1"
 Provenances = tuple[Provenance | None, Provenance | None]

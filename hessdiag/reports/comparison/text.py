@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hessdiag.comparisons.changes import Change, Overlap
-from hessdiag.comparisons.run import Comparison
+from hessdiag.comparisons.comparison_run import Comparison
 from hessdiag.errors import printable
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
@@ -15,7 +15,7 @@ from hessdiag.metadata import Provenance
 from hessdiag.reports import TITLES
 from hessdiag.reports.comparison.schema import Provenances, notes
 from hessdiag.reports.wording import ordinal, plus_minus, title
-from hessdiag.spectra.report import Report
+from hessdiag.spectra.spectrum_result import Report
 
 
 def comparison_text(found: Comparison, provenances: Provenances = (None, None)) -> RenderableType:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from hessdiag.gates.gate_run import GateReport
 from hessdiag.gates.readings import GATE
-from hessdiag.gates.run import GateReport
 from hessdiag.gates.verdicts import Finding
 from hessdiag.metadata import Provenance
+from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.reports.payload import finite, origin
-from hessdiag.spectra.metrics import Reading
 
 
 def gate_json(

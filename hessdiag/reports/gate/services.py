@@ -6,7 +6,7 @@ import hashlib
 import json
 from xml.etree import ElementTree as ET
 
-from hessdiag.gates.run import GateReport
+from hessdiag.gates.gate_run import GateReport
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS, Finding
 from hessdiag.reports.gate.text import one_line, value
 

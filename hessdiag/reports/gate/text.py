@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hessdiag.errors import printable
-from hessdiag.gates.run import GateReport
+from hessdiag.gates.gate_run import GateReport
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS, Finding
 from hessdiag.reports.wording import plus_minus
 

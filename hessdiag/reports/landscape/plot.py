@@ -11,8 +11,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 
-from hessdiag.curvature.surfaces import Array, Landscape, Surface, has_kinks
 from hessdiag.errors import printable
+from hessdiag.landscapes.surfaces import Array, Landscape, Surface, has_kinks
 from hessdiag.metadata import Provenance
 from hessdiag.reports.figures import blank
 from hessdiag.reports.landscape import NORMS

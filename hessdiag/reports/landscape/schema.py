@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hessdiag.curvature.surfaces import Landscape, Point, SampledNorm, Surface, has_kinks
+from hessdiag.landscapes.surfaces import Landscape, Point, SampledNorm, Surface, has_kinks
 from hessdiag.metadata import Provenance
 from hessdiag.reports.landscape import NORMS
 from hessdiag.reports.payload import finite, origin

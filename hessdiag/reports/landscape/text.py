@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hessdiag.curvature.surfaces import Array, Landscape, Surface
 from hessdiag.errors import printable
+from hessdiag.landscapes.surfaces import Array, Landscape, Surface
 from hessdiag.metadata import Provenance
 from hessdiag.nets import activations
 from hessdiag.reports.landscape import NORMS

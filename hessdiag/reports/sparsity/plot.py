@@ -11,12 +11,12 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from hessdiag.curvature.preactivations import CallSparsity
 from hessdiag.errors import printable
 from hessdiag.metadata import Provenance
 from hessdiag.reports.figures import blank
 from hessdiag.reports.wording import title
-from hessdiag.studies import Study
+from hessdiag.sparsities.preactivations import CallSparsity
+from hessdiag.sparsities.studies import Study
 
 _TRAINED, _INITIAL, _CURVE = "#0072b2", "#999999", "#d55e00"  # safe for colour-blind eyes
 _MOST_PANELS = 24

@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from hessdiag.curvature.preactivations import CallSparsity
-from hessdiag.curvature.sparsity import Sparsity
 from hessdiag.metadata import Provenance
 from hessdiag.reports.payload import finite, origin
-from hessdiag.studies import Study
+from hessdiag.sparsities.preactivations import CallSparsity
+from hessdiag.sparsities.sparsity_run import Sparsity
+from hessdiag.sparsities.studies import Study
 
 SPARSITY = "hessdiag.sparsity/1"
 

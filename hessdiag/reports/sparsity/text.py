@@ -10,8 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from hessdiag.curvature.preactivations import CallSparsity, Shares
-from hessdiag.curvature.sparsity import Sparsity
 from hessdiag.errors import printable
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
@@ -19,7 +17,9 @@ from hessdiag.nets.profiles import Interval, Profile
 from hessdiag.reports.sparsity.drawing import draw
 from hessdiag.reports.sparsity.schema import notes
 from hessdiag.reports.wording import plus_minus, title, trained_with
-from hessdiag.studies import Study
+from hessdiag.sparsities.preactivations import CallSparsity, Shares
+from hessdiag.sparsities.sparsity_run import Sparsity
+from hessdiag.sparsities.studies import Study
 
 _WIDTH, _HEIGHT = 56, 7  # of the drawing, in characters
 _KINDS = {"initial": "at init", "trained": "trained"}

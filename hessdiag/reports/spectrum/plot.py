@@ -11,7 +11,7 @@ from hessdiag.metadata import Provenance
 from hessdiag.reports import TITLES
 from hessdiag.reports.figures import COLOURS, blank
 from hessdiag.reports.spectrum.axis import SymlogAxis
-from hessdiag.spectra.report import Report
+from hessdiag.spectra.spectrum_result import Report
 
 
 def spectrum_figure(report: Report, provenance: Provenance | None = None) -> Figure:

@@ -19,7 +19,7 @@ from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.reports.spectrum.schema import SPECTRUM
-from hessdiag.spectra.report import Cost, FiniteRadius, Part, Report, Settings
+from hessdiag.spectra.spectrum_result import Cost, FiniteRadius, Part, Report, Settings
 
 
 def read_spectrum(path: str | os.PathLike[str]) -> tuple[Report, Provenance | None]:

@@ -10,7 +10,7 @@ from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
 from hessdiag.reports.payload import finite, origin
-from hessdiag.spectra.report import Part, Report
+from hessdiag.spectra.spectrum_result import Part, Report
 
 SPECTRUM = "hessdiag.spectrum/1"
 

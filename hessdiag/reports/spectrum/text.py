@@ -18,7 +18,7 @@ from hessdiag.reports import TITLES
 from hessdiag.reports.spectrum.axis import SymlogAxis
 from hessdiag.reports.spectrum.schema import notes
 from hessdiag.reports.wording import BARS, ordinal, plus_minus, title
-from hessdiag.spectra.report import Report
+from hessdiag.spectra.spectrum_result import Report
 
 
 def spectrum_text(report: Report, provenance: Provenance | None = None) -> RenderableType:

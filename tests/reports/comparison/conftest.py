@@ -7,7 +7,7 @@ from torch import nn
 
 import hessdiag
 from hessdiag import Comparison
-from hessdiag.comparisons.run import compare_reports
+from hessdiag.comparisons.comparison_run import compare_reports
 from hessdiag.metadata import Provenance
 from hessdiag.reports.comparison.schema import Provenances
 from tests.cases import BY_NAME, mlp, seeded

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
+from hessdiag.gates.gate_run import GateReport
 from hessdiag.gates.limits import Limit
-from hessdiag.gates.run import GateReport
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS, Finding
-from hessdiag.spectra.metrics import Reading
+from hessdiag.metrics.spectrum_metrics import Reading
 
 HOSTILE = (
     "a|b`c*_<script>alert(1)</script>&amp;[x](http://evil) \x1b[31m\x00\x07\r::error::x%0A,:]]>"

@@ -6,7 +6,7 @@ from io import StringIO
 from rich.console import Console, RenderableType
 
 from hessdiag.gates import readings
-from hessdiag.gates.run import GateReport, review
+from hessdiag.gates.gate_run import GateReport, review
 from hessdiag.metadata import Provenance
 from hessdiag.reports.gate.schema import gate_json, notes
 from hessdiag.reports.gate.text import gate_text

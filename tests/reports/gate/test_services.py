@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from hessdiag.gates.run import GateReport
+from hessdiag.gates.gate_run import GateReport
 from hessdiag.reports.gate.services import gitlab, junit, summary, workflow_commands
 from tests.reports.gate.conftest import HOSTILE, gate_of
 

@@ -8,7 +8,7 @@ import pytest
 
 import hessdiag
 from hessdiag import Report
-from hessdiag.curvature import two_weights
+from hessdiag.landscapes import two_weights
 from hessdiag.metadata import Provenance
 from hessdiag.reports.html.sources import Source
 from hessdiag.reports.landscape.schema import landscape_json

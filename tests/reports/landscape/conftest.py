@@ -7,7 +7,7 @@ import pytest
 
 import hessdiag
 from hessdiag import Landscape
-from hessdiag.curvature import two_weights
+from hessdiag.landscapes import two_weights
 from tests.cases import BY_NAME
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from hessdiag.curvature.sparsity import Sparsity, sparsity
 from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.nets import activations
 from hessdiag.nets.profiles import profile
-from hessdiag.studies import Study
+from hessdiag.sparsities.sparsity_run import Sparsity, sparsity
+from hessdiag.sparsities.studies import Study
 from tests.cases import labels, mlp, normal, seeded
 
 HOSTILE = "[red]a[/red] [/] \x1b[31mb\x07\\"

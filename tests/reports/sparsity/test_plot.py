@@ -11,7 +11,7 @@ from PIL import Image
 from hessdiag.metadata import Provenance
 from hessdiag.reports import figures
 from hessdiag.reports.sparsity.plot import sparsity_figure
-from hessdiag.studies import Study
+from hessdiag.sparsities.studies import Study
 from tests.reports.sparsity.conftest import make
 
 

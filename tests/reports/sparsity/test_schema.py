@@ -11,7 +11,7 @@ from hessdiag import __version__
 from hessdiag.metadata import Provenance
 from hessdiag.reports.payload import dumps
 from hessdiag.reports.sparsity.schema import notes, sparsity_json
-from hessdiag.studies import Study
+from hessdiag.sparsities.studies import Study
 from tests.reports.sparsity.conftest import make
 
 FIELDS = {"activation", "beta", "profile", "initial", "trained"}

@@ -11,7 +11,7 @@ from rich.console import Console
 from hessdiag.metadata import Provenance
 from hessdiag.reports.sparsity.drawing import draw
 from hessdiag.reports.sparsity.text import sparsity_text
-from hessdiag.studies import Study
+from hessdiag.sparsities.studies import Study
 from tests.reports.sparsity.conftest import HOSTILE, make
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from matplotlib.axes import Axes
 
+from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.reports import figures
 from hessdiag.reports.training.plot import curves_figure
-from hessdiag.spectra.metrics import Reading
 from hessdiag.training.history import Epoch, Finished
 
 

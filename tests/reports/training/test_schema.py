@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.reports import payload
 from hessdiag.reports.training.schema import train_payload
-from hessdiag.spectra.metrics import Reading
 from hessdiag.training.history import Finished
 from tests.cli.test_docs import JSON, documented, keys
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.reports.training.text import train_text
-from hessdiag.spectra.metrics import Reading
 from hessdiag.training import methods
 from hessdiag.training.history import Finished
 

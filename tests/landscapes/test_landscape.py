@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import hessdiag
 from hessdiag import InputError, Landscape
-from hessdiag.curvature import landscape as landscape_module
-from hessdiag.curvature import surfaces
 from hessdiag.curvature.decomposition import Decomposition
-from hessdiag.curvature.planes import Plane, random_plane, weight_plane
+from hessdiag.landscapes import landscape_run as landscape_module
+from hessdiag.landscapes import surfaces
+from hessdiag.landscapes.planes import Plane, random_plane, weight_plane
 from hessdiag.linalg.trace import Probes, TraceSamples
 from tests.cases import BY_NAME, Case, labels, normal, seeded, split
 from tests.oracles import Dense, dense, trainable

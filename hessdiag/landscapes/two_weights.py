@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hessdiag.curvature.memory import peak_bytes
-from hessdiag.curvature.surfaces import (
+from hessdiag.landscapes.surfaces import (
     Array,
     Landscape,
     Point,

@@ -10,17 +10,17 @@ from typing import Any
 from torch import nn
 
 from hessdiag.curvature.decomposition import Decomposition
-from hessdiag.curvature.sparsity import sparsity
 from hessdiag.errors import InputError
 from hessdiag.gates import readings as stored
 from hessdiag.gates.limits import Limit, from_table
 from hessdiag.gates.readings import Missing
 from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest
 from hessdiag.gates.verdicts import FAIL, Finding, judge, overall
-from hessdiag.spectra import metrics
-from hessdiag.spectra.metrics import Metric, Reading
-from hessdiag.spectra.report import Report
-from hessdiag.spectra.run import Progress, spectrum
+from hessdiag.metrics import spectrum_metrics as metrics
+from hessdiag.metrics.spectrum_metrics import Metric, Reading
+from hessdiag.sparsities.sparsity_run import sparsity
+from hessdiag.spectra.spectrum_result import Report
+from hessdiag.spectra.spectrum_run import Progress, spectrum
 
 Limits = Sequence[Limit] | Mapping[str, Any]
 
@@ -171,7 +171,7 @@ def review(
     """Hold a stored report against limits; nothing is measured.
 
     The α of ``confidence`` is shared evenly by the sampled metrics, and the stored 95 % intervals
-    are stretched to it: see :meth:`hessdiag.spectra.metrics.Reading.interval`.
+    are stretched to it: see :meth:`hessdiag.metrics.spectrum_metrics.Reading.interval`.
 
     Args:
         report: of a spectrum, a sparsity, a run of training or a gate, as loaded.

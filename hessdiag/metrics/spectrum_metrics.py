@@ -14,7 +14,7 @@ from scipy import stats
 from hessdiag.curvature.decomposition import PARTS
 from hessdiag.errors import InputError
 from hessdiag.linalg.trace import Estimate
-from hessdiag.spectra.report import Report
+from hessdiag.spectra.spectrum_result import Report
 
 Interval = tuple[float, float]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import hessdiag
-from hessdiag.curvature import two_weights
-from hessdiag.curvature.planes import Plane
 from hessdiag.errors import InputError
+from hessdiag.landscapes import two_weights
+from hessdiag.landscapes.planes import Plane
 from tests.cases import normal
 from tests.oracles import dense
 

@@ -23,8 +23,8 @@ from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.metadata import Provenance
 from hessdiag.seeds import stream
-from hessdiag.spectra.report import Part, Report
-from hessdiag.spectra.run import Progress, spectrum
+from hessdiag.spectra.spectrum_result import Part, Report
+from hessdiag.spectra.spectrum_run import Progress, spectrum
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def compare(
         device: None for that of the parameters.
         seed: of all randomness.
         on_progress: called after each microbatch.
-        **settings: fields of :class:`hessdiag.spectra.report.Settings` but for ``per_layer``,
+        **settings: fields of :class:`~hessdiag.spectra.spectrum_result.Settings` but ``per_layer``,
             ``rel_error`` and ``finite_radius``.
 
     Raises:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as torch_hooks
 
-from hessdiag.curvature.calls import Call, watching
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.nets import activations
 from hessdiag.nets.activations import Activation
+from hessdiag.sparsities.calls import Call, watching
 from tests.cases import Shared, labels, normal, seeded
 from tests.curvature.test_state import assert_unchanged, snapshot
 

@@ -20,8 +20,8 @@ from hessdiag.linalg.driver import Algorithm, drive
 from hessdiag.linalg.lanczos import LanczosResult, lanczos
 from hessdiag.linalg.trace import Probes, TraceSamples, estimate_mean, hutchinson
 from hessdiag.seeds import stream
-from hessdiag.spectra.plan import Plan, check_memory, make_plan
-from hessdiag.spectra.report import Cost, FiniteRadius, Part, Report, Settings
+from hessdiag.spectra.spectrum_plan import Plan, check_memory, make_plan
+from hessdiag.spectra.spectrum_result import Cost, FiniteRadius, Part, Report, Settings
 
 StoppingRule = Callable[[str, Mapping[str, TraceSamples]], bool]
 """Says of a part, from the samples of all parts, whether it has been sampled enough."""

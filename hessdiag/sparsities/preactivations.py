@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hessdiag.curvature.calls import Call
 from hessdiag.errors import InputError, NotFinite
 from hessdiag.nets.profiles import max_abs
+from hessdiag.sparsities.calls import Call
 
 _NUM_BINS = 48
 _SPREAD = 5.0  # the histogram reaches so many standard deviations from the mean

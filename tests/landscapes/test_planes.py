@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from hessdiag.curvature import planes
 from hessdiag.curvature.decomposition import Decomposition
-from hessdiag.curvature.planes import Plane, eigenvector_plane, random_plane, weight_plane
 from hessdiag.errors import InputError
+from hessdiag.landscapes import planes
+from hessdiag.landscapes.planes import Plane, eigenvector_plane, random_plane, weight_plane
 from tests.cases import BY_NAME, labels, normal, seeded
 from tests.oracles import truth_of
 

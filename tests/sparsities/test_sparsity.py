@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hessdiag.curvature.sparsity import Sparsity, sparsity
 from hessdiag.nets import activations
+from hessdiag.sparsities.sparsity_run import Sparsity, sparsity
 from tests.cases import BY_NAME, cnn, labels, normal, seeded, split
 
 X, Y = normal(23, 4), labels(23)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hessdiag.curvature.sparsity import Sparsity, sparsity
 from hessdiag.errors import InputError
 from hessdiag.nets import activations
 from hessdiag.nets.models import batch_norms
 from hessdiag.nets.profiles import Profile, profile
+from hessdiag.sparsities.sparsity_run import Sparsity, sparsity
 from hessdiag.subject import Subject
 
 
@@ -59,7 +59,7 @@ def study(
         threshold: τ.
         seed: of weights whose seed the checkpoint does not tell, and of probes.
         on_progress: called with (networks done, networks in all, activation).
-        **options: passed on to :func:`hessdiag.curvature.sparsity.sparsity`.
+        **options: passed on to :func:`hessdiag.sparsities.sparsity_run.sparsity`.
 
     Raises:
         InputError: see there; a β for a network that chooses its own activation.

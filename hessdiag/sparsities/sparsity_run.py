@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from hessdiag.curvature.blocks import block_norms
-from hessdiag.curvature.calls import Call, Decisions, watching
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.losses import LossSpec
-from hessdiag.curvature.preactivations import CallSparsity, Range, Shares, Tally
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.linalg.trace import Estimate
 from hessdiag.nets.profiles import DEFAULT_THRESHOLD, check_threshold
+from hessdiag.sparsities.blocks import block_norms
+from hessdiag.sparsities.calls import Call, Decisions, watching
+from hessdiag.sparsities.preactivations import CallSparsity, Range, Shares, Tally
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from scipy import stats
 
 import hessdiag
 from hessdiag import InputError
-from hessdiag.spectra import metrics
-from hessdiag.spectra.metrics import Metric, Reading
+from hessdiag.metrics import spectrum_metrics as metrics
+from hessdiag.metrics.spectrum_metrics import Metric, Reading
 from tests.cases import BY_NAME
 
 CASE = "mlp-gelu"

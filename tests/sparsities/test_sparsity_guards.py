@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hessdiag.curvature.sparsity import sparsity
 from hessdiag.errors import InputError
+from hessdiag.sparsities.sparsity_run import sparsity
 from tests.cases import BY_NAME, labels, normal, seeded
 from tests.curvature.test_state import assert_unchanged, images, restless, snapshot
 from tests.oracles import truth_of

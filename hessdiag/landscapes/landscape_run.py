@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.losses import LossSpec
 from hessdiag.curvature.memory import peak_bytes
-from hessdiag.curvature.planes import (
+from hessdiag.errors import InputError, NotFinite, unknown
+from hessdiag.landscapes.planes import (
     KINDS,
     Plane,
     eigenvector_plane,
     random_plane,
     weight_plane,
 )
-from hessdiag.curvature.surfaces import Landscape, Point, Surface, gaps, make_axis, tabulate
-from hessdiag.errors import InputError, NotFinite, unknown
+from hessdiag.landscapes.surfaces import Landscape, Point, Surface, gaps, make_axis, tabulate
 from hessdiag.linalg.driver import Request
 from hessdiag.linalg.trace import Probes, TraceSamples
 

@@ -1,0 +1,1 @@
+"""Loss and norms of G and N over a plane of parameters."""
