@@ -35,11 +35,12 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor, nn
 
-from hessdiag.curvature.decomposition import PARTS, Decomposition
+from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.metadata import ModelSpec
 from hessdiag.nets.models import build
+from hessdiag.parts import PARTS
 from hessdiag.subject import resolve_device
 
 # activation, batch, pixels a side

@@ -25,7 +25,9 @@ def main() -> None:
 
             app(prog_name="hessdiag")
         except InputError as error:
-            _say(f"error: {error}")
+            from hessdiag.cli.options import as_flags
+
+            _say(f"error: {as_flags(str(error))}")
         except SystemExit as done:  # as typer ends every command
             code = done.code
         except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from hessdiag.metadata import Metadata, ModelSpec, Provenance
 from hessdiag.nets import checkpoints, models
 from hessdiag.nets.checkpoints import Checkpoint
 from hessdiag.seeds import stream
+from hessdiag.settings import settled
+from hessdiag.subject_options import SubjectOptions
 from hessdiag.training.optimisation import initialise
 from hessdiag.training.recipes import RECIPES
 
@@ -115,50 +118,33 @@ class Subject:
         return meta is not None and meta.seed is not None
 
 
-def load(
-    path: str | None,
-    *,
-    model: str | None = None,
-    activation: str | None = None,
-    beta: float | None = None,
-    data: str | None = None,
-    split: str = "train",
-    num_samples: int | None = None,
-    batch_size: int | None = None,
-    loss: str | None = None,
-    bn: str = "eval",
-    device: str = "auto",
-    dtype: str = "float32",
-    seed: int = 0,
-    data_root: str | None = None,
-    download: bool = False,
-) -> Subject:
+def load(path: str | None, options: SubjectOptions | None = None, **changes: Any) -> Subject:
     """Load a checkpoint; what is not given comes from its metadata or its tensors' shapes.
 
     Without a path, the network is a fresh one, by default a small WideResNet on the digits.
 
+    Args:
+        path: of the checkpoint.
+        options: how to find network and data.
+        **changes: fields of the options, in place of those.
+
     Raises:
         InputError: the file, the network or the data cannot be had, or do not belong together.
     """
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
-    if split not in ("train", "test"):
-        raise unknown("split", split, ("train", "test"))
-    for name, value in (("--num-samples", num_samples), ("--batch-size", batch_size)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is too small", got=value, wanted="at least 1")
-    where = resolve_device(device)
+    options = settled(SubjectOptions, options, changes)
+    where = resolve_device(options.device)
     checkpoint = None if path is None else checkpoints.read(path)
     meta = checkpoint.metadata if checkpoint else None
+    if checkpoint is None and options.data is None:
+        options = dataclasses.replace(options, data=FRESH_DATA)
+    sample = _load_data(meta, options)
     if checkpoint is None:
-        data = FRESH_DATA if data is None else data
-    sample = _load_data(meta, data, split, num_samples, seed, data_root, download)
-    if checkpoint is None:
-        name = FRESH_MODEL if model is None else model
+        name = FRESH_MODEL if options.model is None else options.model
+        activation = options.activation
         activation = models.default_activation(name) if activation is None else activation
-        spec = ModelSpec(name, activation, beta, sample.num_classes, sample.input_shape)
+        spec = ModelSpec(name, activation, options.beta, sample.num_classes, sample.input_shape)
     else:
-        spec = _describe(checkpoint, sample, model, activation, beta)
+        spec = _describe(checkpoint, sample, options)
     if checkpoint is not None and not factories.is_factory(spec.name):
         # before it takes memory: metadata may name a network of any size
         checkpoints.check_fit(models.skeleton(spec), checkpoint)
@@ -170,20 +156,20 @@ def load(
         spec=spec,
         model=network.to(where).eval(),
         data=sample,
-        loss=_first(loss, meta.loss if meta else None, "cross-entropy"),
-        batch_size=batch_size or sample.num_samples,
-        dtype=DTYPES[dtype],
+        loss=_first(options.loss, meta.loss if meta else None, "cross-entropy"),
+        batch_size=options.batch_size or sample.num_samples,
+        dtype=DTYPES[options.dtype],
     )
-    if bn == "batch":
-        if batch_size is not None and batch_size < sample.num_samples:
+    if options.bn == "batch":
+        if options.batch_size is not None and options.batch_size < sample.num_samples:
             raise InputError(
                 "with --bn batch the whole sample is one batch",
-                got=f"--batch-size {batch_size} for {sample.num_samples} samples",
+                got=f"--batch-size {options.batch_size} for {sample.num_samples} samples",
                 hint="leave out --batch-size, or lower --num-samples",
             )
-    elif batch_size is None:
+    elif options.batch_size is None:
         subject = dataclasses.replace(subject, batch_size=_fitting_batch(subject))
-    return subject if checkpoint else subject.initialised(seed)
+    return subject if checkpoint else subject.initialised(options.seed)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -210,47 +196,34 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _load_data(
-    meta: Metadata | None,
-    spec: str | None,
-    split: str,
-    num_samples: int | None,
-    seed: int,
-    root: str | None,
-    download: bool,
-) -> Dataset:
+def _load_data(meta: Metadata | None, options: SubjectOptions) -> Dataset:
     known = meta.data if meta else None
-    if spec is None and known is None:
+    if options.data is None and known is None:
         raise InputError(
             "no data are known for this checkpoint",
             wanted="--data digits, --data cifar10, --data file.npz, --data folder:DIR, …",
         )
-    chosen = _first(spec, known.spec if known else None)
-    _refuse_code(chosen, spec, "--data")
+    chosen = _first(options.data, known.spec if known else None)
+    _refuse_code(chosen, options.data, "--data")
 
     # scaling belongs to the network, so the checkpoint's own goes for other data as well
     mean, std = (known.mean, known.std) if known else (None, None)
     return datasets.load(
         chosen,
-        split=split,
-        num_samples=num_samples,
+        split=options.split,
+        num_samples=options.num_samples,
         at_most=DEFAULT_SAMPLES,
-        seed=seed,
-        root=root,
-        download=download,
+        seed=options.seed,
+        root=options.data_root,
+        download=options.download,
         mean=mean,
         std=std,
     )
 
 
-def _describe(
-    checkpoint: Checkpoint,
-    data: Dataset,
-    name: str | None,
-    activation: str | None,
-    beta: float | None,
-) -> ModelSpec:
+def _describe(checkpoint: Checkpoint, data: Dataset, options: SubjectOptions) -> ModelSpec:
     """Describe the network: options first, then metadata, then the tensors' names and shapes."""
+    name, activation, beta = options.model, options.activation, options.beta
     meta = checkpoint.metadata
     seen = checkpoints.recognise(checkpoint.tensors)
     base = meta.model if meta else seen

@@ -18,6 +18,7 @@ from hessdiag.cli import (
     doctor,
     gate,
     landscape,
+    options,
     report,
     sensing,
     sparsity,
@@ -55,7 +56,7 @@ def _with_reader(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _among_processes(command: Callable[..., None]) -> Callable[..., None]:
+def _among_processes(command: Callable[..., None], *, shared: bool) -> Callable[..., None]:
     """Let the processes that ``torchrun`` started work together; the first one alone speaks."""
 
     @functools.wraps(command)
@@ -64,7 +65,7 @@ def _among_processes(command: Callable[..., None]) -> Callable[..., None]:
         if num_processes == 1:
             command(**given)
             return
-        if command not in _SHARED:
+        if not shared:
             raise InputError(
                 f"{command.__name__} works in one process",
                 got=f"{num_processes} processes of torchrun",
@@ -83,7 +84,7 @@ _SHARED = (train.train, train.resume, spectrum.spectrum)
 
 
 def _added(command: Callable[..., None]) -> Callable[..., None]:
-    return _with_reader(_among_processes(command))
+    return _with_reader(_among_processes(options.expanded(command), shared=command in _SHARED))
 
 
 for command in (

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hessdiag.cli import options, results
-from hessdiag.errors import InputError, unknown
+from hessdiag.errors import InputError
+from hessdiag.spectra.spectrum_settings import EstimatorSettings
+from hessdiag.subject_options import SubjectOptions
 
 if TYPE_CHECKING:
+    from hessdiag.cli.console import Bar
     from hessdiag.comparisons.comparison_run import Comparison
     from hessdiag.reports.comparison.schema import Provenances
 
@@ -27,58 +30,16 @@ def compare(
         ),
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="Another of the same kind: what is now.")],
-    part: Annotated[
-        list[str] | None,
-        typer.Option(help="all, hessian, gn or nme; may be repeated. Default: all."),
-    ] = None,
-    top_k: Annotated[int, typer.Option(help="Eigenvalues at each end.")] = 5,
-    num_probes: Annotated[int, typer.Option(help="Probes of traces and norms.")] = 32,
-    density: Annotated[bool, typer.Option(help="Spectral densities.")] = True,
-    params: Annotated[
-        list[str] | None,
-        typer.Option(help="Only parameters whose name matches this glob; may be repeated."),
-    ] = None,
-    basis_size: Annotated[
-        int | None, typer.Option(help="Lanczos vectors kept for each part.")
-    ] = None,
-    block_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Lanczos vectors multiplied at once; multiplicities are right up to it.",
-        ),
-    ] = None,
-    depth: Annotated[int, typer.Option(help="Lanczos steps behind the density.")] = 24,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            help="Residual over spectral scale of a converged eigenvalue. Default: 1e-3, or 1e-10 "
-            "in float64.",
-        ),
-    ] = None,
-    max_passes: Annotated[int, typer.Option(help="Passes Lanczos may take.")] = 100,
+    settings: EstimatorSettings,
+    which: options.ParameterOptions,
+    subject: SubjectOptions,
+    output: options.OutputOptions,
     allow_different_data: Annotated[
         bool,
         typer.Option(
             "--allow-different-data", help="Compare reports on different, or on unknown, samples."
         ),
     ] = False,
-    model: options.Model = None,
-    activation: options.Activation = None,
-    beta: options.Beta = None,
-    data: options.Data = None,
-    split: options.Split = "train",
-    num_samples: options.NumSamples = None,
-    batch_size: options.BatchSize = None,
-    loss: options.Loss = None,
-    bn: options.Bn = "eval",
-    data_root: options.DataRoot = None,
-    download: options.Download = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    seed: options.Seed = 0,
-    json: options.Json = None,
-    plot: options.Plot = None,
-    quiet: options.Quiet = False,
 ) -> None:
     """What changed between two networks, and how surely: B − A with intervals.
 
@@ -86,13 +47,13 @@ def compare(
     probes, whose noise then cancels in the differences; the eigenspaces of their largest
     eigenvalues are compared too. Two reports are compared by the numbers that they hold.
     """
+    from hessdiag.cli import console
     from hessdiag.reports.comparison.plot import comparison_figure
     from hessdiag.reports.comparison.schema import comparison_json
     from hessdiag.reports.comparison.text import comparison_text
 
-    results.check_targets(json=json, plot=plot)
-    if plot is not None and not density:
-        raise InputError("--plot draws the densities", got="--no-density")
+    results.check_targets(output)
+    results.check_densities(output, settings)
     are_reports = [Path(path).suffix.lower() == ".json" for path in (a, b)]
     if are_reports[0] != are_reports[1]:
         raise InputError(
@@ -115,44 +76,10 @@ def compare(
                 got="--allow-different-data",
                 hint="compare two reports of hessdiag spectrum",
             )
-        found, provenances = _of_checkpoints(
-            (a, b),
-            quiet=quiet,
-            parts=part,
-            spectrum={
-                "params": params,
-                "bn": bn,
-                "seed": seed,
-                "top_k": top_k,
-                "num_probes": num_probes,
-                "density": density,
-                "basis_size": basis_size,
-                "block_size": block_size,
-                "depth": depth,
-                "tolerance": tolerance,
-                "max_passes": max_passes,
-            },
-            subject={
-                "model": model,
-                "activation": activation,
-                "beta": beta,
-                "data": data,
-                "split": split,
-                "num_samples": num_samples,
-                "batch_size": batch_size,
-                "loss": loss,
-                "bn": bn,
-                "device": device,
-                "dtype": dtype,
-                "seed": seed,
-                "data_root": data_root,
-                "download": download,
-            },
-        )
+        with console.progress("compare", quiet=output.quiet) as bar:
+            found, provenances = _of_checkpoints(a, b, settings, which, subject, bar)
     results.deliver(
-        json=json,
-        plot=plot,
-        quiet=quiet,
+        output,
         payload=lambda: comparison_json(found, provenances),
         figure=lambda: comparison_figure(found, provenances),
         text=lambda: comparison_text(found, provenances),
@@ -170,41 +97,30 @@ def _of_reports(a: str, b: str, *, allow_different_data: bool) -> tuple[Comparis
 
 
 def _of_checkpoints(
-    paths: tuple[str, str],
-    *,
-    quiet: bool,
-    parts: list[str] | None,
-    spectrum: dict[str, Any],
-    subject: dict[str, Any],
+    a: str,
+    b: str,
+    settings: EstimatorSettings,
+    which: options.ParameterOptions,
+    subject: SubjectOptions,
+    bar: Bar,
 ) -> tuple[Comparison, Provenances]:
     from hessdiag import compare as compute
-    from hessdiag.cli import console
     from hessdiag.comparisons.comparison_run import check_same_data
-    from hessdiag.curvature.decomposition import PARTS
-    from hessdiag.spectra.spectrum_run import Progress
     from hessdiag.subject import load
 
-    chosen = tuple(dict.fromkeys(parts or ["all"]))
-    for name in chosen:
-        if name not in ("all", *PARTS):
-            raise unknown("part", name, ("all", *PARTS))
-    with console.progress("compare", quiet=quiet) as bar:
-        first = load(paths[0], **subject)
-        second = load(paths[1], **dict(subject, data=first.data.spec, loss=first.loss))
-        provenances = first.provenance(), second.provenance()
-        check_same_data(*provenances, hint="do the networks scale their inputs differently?")
-
-        def show(state: Progress) -> None:
-            bar.update(state.passes, state.expected, f"pass {int(state.passes) + 1}")
-
-        found = compute(
-            first.model,
-            second.model,
-            min(first, second, key=lambda of: of.batch_size).batches(),
-            loss=first.loss,
-            dtype=first.dtype,
-            on_progress=show,
-            parts=PARTS if "all" in chosen else chosen,
-            **spectrum,
-        )
+    first = load(a, subject)
+    second = load(b, subject, data=first.data.spec, loss=first.loss)
+    provenances = first.provenance(), second.provenance()
+    check_same_data(*provenances, hint="do the networks scale their inputs differently?")
+    found = compute(
+        first.model,
+        second.model,
+        min(first, second, key=lambda of: of.batch_size).batches(),
+        loss=first.loss,
+        params=which.params,
+        bn=subject.bn,
+        dtype=first.dtype,
+        on_progress=bar.passes,
+        settings=settings,
+    )
     return found, provenances

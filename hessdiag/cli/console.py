@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from hessdiag.spectra.spectrum_run import Progress as Passes
 
 
 def out() -> Console:
@@ -50,6 +54,10 @@ class Bar:
     def update(self, done: float, expected: float, detail: str = "") -> None:
         """Show ``done`` of ``expected`` and a word on what is under way."""
         self._display.update(self._task, completed=done, total=expected, detail=detail)
+
+    def passes(self, state: Passes) -> None:
+        """Show where a computation in passes over the data stands."""
+        self.update(state.passes, state.expected, f"pass {int(state.passes) + 1}")
 
     def milestone(self, text: str) -> None:
         """Say a line where no bar is seen, as in a log."""

@@ -11,8 +11,8 @@ from hessdiag.cli import options
 
 
 def demo(
+    talk: options.QuietOption,
     out: Annotated[str, typer.Option(help="Folder for what the demo writes.")] = "runs/demo",
-    quiet: options.Quiet = False,
 ) -> None:
     """Run the tool in a minute, offline: train a small network, look at its curvature."""
     import shlex
@@ -25,17 +25,22 @@ def demo(
     from hessdiag.cli.report import report
     from hessdiag.cli.sparsity import sparsity
     from hessdiag.cli.spectrum import spectrum
-    from hessdiag.cli.train import train
+    from hessdiag.cli.train import RecipeOptions, RunningOptions, train
     from hessdiag.errors import printable
+    from hessdiag.spectra.spectrum_settings import Settings
+    from hessdiag.subject_options import ModelOptions, SeedOption, SubjectOptions
 
     def path(name: str) -> str:
         return str(Path(out) / name)
+
+    def output(name: str, plot: str | None = None) -> options.OutputOptions:
+        return options.OutputOptions(quiet=talk.quiet, json=path(name), plot=plot)
 
     def quoted(*names: str) -> str:
         return " ".join(shlex.quote(path(name)) for name in names)
 
     def say(text: str, style: str | None = None) -> None:
-        if not quiet:
+        if not talk.quiet:
             console.out().print(Text(printable(text), style=style or ""))
 
     def show(command: str) -> None:
@@ -43,16 +48,23 @@ def demo(
 
     checkpoint, name = path("model.safetensors"), quoted("model.safetensors")
     show(f"train --recipe digits-wrn10-1 --out {shlex.quote(out)} --force")
-    train(recipe="digits-wrn10-1", out=out, force=True, quiet=quiet)
+    train(
+        RecipeOptions(recipe="digits-wrn10-1"),
+        ModelOptions(),
+        SeedOption(),
+        RunningOptions(quiet=talk.quiet),
+        out=out,
+        force=True,
+    )
     outputs = f"--plot {quoted('spectrum.png')} --json {quoted('spectrum.json')}"
     show(f"spectrum {name} --num-samples 256 --top-k 3 {outputs}")
+    sample = SubjectOptions(num_samples=256)
     spectrum(
         checkpoint,
-        num_samples=256,
-        top_k=3,
-        plot=path("spectrum.png"),
-        json=path("spectrum.json"),
-        quiet=quiet,
+        Settings(top_k=3),
+        options.ParameterOptions(),
+        sample,
+        output("spectrum.json", plot=path("spectrum.png")),
     )
     say(
         "\nThe Nonlinear Modeling Error N is what the Gauss-Newton approximation leaves out: it "
@@ -61,7 +73,7 @@ def demo(
         "through φ'':"
     )
     show(f"sparsity {name} --num-samples 256 --json {quoted('sparsity.json')}")
-    sparsity(checkpoint, num_samples=256, json=path("sparsity.json"), quiet=quiet)
+    sparsity(sample, output("sparsity.json"), checkpoint)
     say(
         "\nGELU's φ'' is there at every pre-activation; that of ReLU, or of β-GELU with a large β, "
         "is not. Is it\nsharper than it may be? In CI, the exit code tells:"
@@ -71,13 +83,14 @@ def demo(
     with suppress(typer.Exit):  # a verdict is no end
         gate(
             path("spectrum.json"),
+            options.ParameterOptions(),
+            SubjectOptions(),
+            output("gate.json"),
             max_=[f"hessian.trace={_LIMIT}"],
-            json=path("gate.json"),
-            quiet=quiet,
         )
     sources = ("", "spectrum.json", "sparsity.json", "gate.json")
     show(f"report {quoted(*sources)} -o {quoted('report.html')}")
-    report([path(source) for source in sources], output=path("report.html"), quiet=quiet)
+    report([path(source) for source in sources], talk, output=path("report.html"))
     say(
         "\nThat page shows all of it in a browser. Next, try:\n\n"
         f"  hessdiag sparsity {name} --activation beta_gelu --beta 1,10,100\n"

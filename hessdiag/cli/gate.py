@@ -8,6 +8,7 @@ import typer
 
 from hessdiag.cli import options, results
 from hessdiag.errors import InputError
+from hessdiag.subject_options import SubjectOptions
 
 if TYPE_CHECKING:
     from hessdiag.gates.gate_run import GateReport
@@ -20,6 +21,9 @@ def gate(
     subject: Annotated[
         str, typer.Argument(help="A checkpoint, measured now, or a JSON report of any command.")
     ],
+    which: options.ParameterOptions,
+    network: SubjectOptions,
+    output: options.OutputOptions,
     max_: Annotated[
         list[str] | None,
         typer.Option("--max", metavar="METRIC=VALUE", help="Upper limit; may be repeated."),
@@ -69,26 +73,6 @@ def gate(
     gitlab: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write GitLab's code quality JSON.")
     ] = None,
-    params: Annotated[
-        list[str] | None,
-        typer.Option(help="Only parameters whose name matches this glob; may be repeated."),
-    ] = None,
-    model: options.Model = None,
-    activation: options.Activation = None,
-    beta: options.Beta = None,
-    data: options.Data = None,
-    split: options.Split = "train",
-    num_samples: options.NumSamples = None,
-    batch_size: options.BatchSize = None,
-    loss: options.Loss = None,
-    bn: options.Bn = "eval",
-    data_root: options.DataRoot = None,
-    download: options.Download = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    seed: options.Seed = 0,
-    json: options.Json = None,
-    quiet: options.Quiet = False,
 ) -> None:
     """Hold metrics against limits; the exit code is the verdict: 0 pass, 1 fail, 3 inconclusive.
 
@@ -97,14 +81,13 @@ def gate(
     sparsity.nonzero and sparsity.above. Probes are added until every limit is decided, or the
     budget is spent.
     """
-    from hessdiag import subject as subjects
     from hessdiag.cli import console
     from hessdiag.gates import gate_run, limits, readings
     from hessdiag.reports.gate.schema import gate_json
     from hessdiag.reports.gate.text import gate_text
-    from hessdiag.spectra.spectrum_run import Progress
+    from hessdiag.subject import load
 
-    results.check_targets(write_baseline, junit, gitlab, json=json)
+    results.check_targets(output, write_baseline, junit, gitlab)
     found = limits.find(config)
     given = {"max": max_, "min": min_, "max-increase": max_increase}
     chosen = limits.override(
@@ -134,48 +117,27 @@ def gate(
             confidence=settings.get("confidence", 0.95),
         )
     else:
-        with console.progress("gate", quiet=quiet) as bar:
-            loaded = subjects.load(
-                subject,
-                model=model,
-                activation=activation,
-                beta=beta,
-                data=data,
-                split=split,
-                num_samples=num_samples,
-                batch_size=batch_size,
-                loss=loss,
-                bn=bn,
-                device=device,
-                dtype=dtype,
-                seed=seed,
-                data_root=data_root,
-                download=download,
-            )
+        with console.progress("gate", quiet=output.quiet) as bar:
+            loaded = load(subject, network)
             provenance = loaded.provenance()
-
-            def show(state: Progress) -> None:
-                bar.update(state.passes, state.expected, f"pass {int(state.passes) + 1}")
-
             report = gate_run.gate(
                 loaded.model,
                 loaded.batches(),
                 chosen,
                 loss=loaded.loss,
-                params=params,
-                bn=bn,
+                params=which.params,
+                bn=network.bn,
                 dtype=loaded.dtype,
-                seed=seed,
-                on_progress=show,
+                seed=network.seed,
+                on_progress=bar.passes,
                 **settings,
             )
     results.deliver(
-        json=json,
-        quiet=quiet,
+        output,
         payload=lambda: gate_json(report, subject, provenance),
         text=lambda: gate_text(report, subject),
     )
-    _serve(report, subject, junit=junit, gitlab=gitlab, to_stderr=json == "-")
+    _serve(report, subject, junit=junit, gitlab=gitlab, to_stderr=output.json == "-")
     if write_baseline is not None and report.verdict == "pass":
         from hessdiag import files
         from hessdiag.reports.payload import dumps

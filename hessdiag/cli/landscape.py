@@ -8,6 +8,7 @@ import typer
 
 from hessdiag.cli import options, results
 from hessdiag.errors import InputError
+from hessdiag.subject_options import SubjectOptions
 
 if TYPE_CHECKING:
     from hessdiag.cli.console import Bar
@@ -21,6 +22,9 @@ _ALONE = frozenset(
 
 def landscape(
     ctx: typer.Context,
+    which: options.ParameterOptions,
+    subject: SubjectOptions,
+    output: options.OutputOptions,
     checkpoint: Annotated[
         str | None,
         typer.Argument(
@@ -53,13 +57,6 @@ def landscape(
         int,
         typer.Option(help="Probes of the norms of all of G and N; 0 for those in the plane only."),
     ] = 0,
-    params: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only parameters whose name matches this glob; may be repeated.",
-        ),
-    ] = None,
-    model: options.Model = None,
     activation: Annotated[
         str | None,
         typer.Option(
@@ -71,20 +68,6 @@ def landscape(
         float | None,
         typer.Option(help="β of the activation. Without a checkpoint beta_gelu has 10 by default."),
     ] = None,
-    data: options.Data = None,
-    split: options.Split = "train",
-    num_samples: options.NumSamples = None,
-    batch_size: options.BatchSize = None,
-    loss: options.Loss = None,
-    bn: options.Bn = "eval",
-    data_root: options.DataRoot = None,
-    download: options.Download = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    seed: options.Seed = 0,
-    json: options.Json = None,
-    plot: options.Plot = None,
-    quiet: options.Quiet = False,
 ) -> None:
     """Loss and norms of the Gauss-Newton part and of the NME over a plane of two directions.
 
@@ -93,37 +76,21 @@ def landscape(
     over bands along them.
     """
     from hessdiag import landscape as compute
-    from hessdiag import subject
     from hessdiag.cli import console
     from hessdiag.reports.landscape.plot import landscape_figure
     from hessdiag.reports.landscape.schema import landscape_json
     from hessdiag.reports.landscape.text import landscape_text
+    from hessdiag.subject import load
 
-    results.check_targets(json=json, plot=plot)
+    results.check_targets(output)
     provenance = None
-    with console.progress("landscape", quiet=quiet) as bar:
+    with console.progress("landscape", quiet=output.quiet) as bar:
         if checkpoint is None:
             _refuse_what_needs_a_checkpoint(ctx)
-            found = _two_weights(activation, beta, resolution, radius, seed, bar)
+            found = _two_weights(activation, beta, resolution, radius, subject.seed, bar)
         else:
             _check_plane(weight, plane)
-            of = subject.load(
-                checkpoint,
-                model=model,
-                activation=activation,
-                beta=beta,
-                data=data,
-                split=split,
-                num_samples=num_samples,
-                batch_size=batch_size,
-                loss=loss,
-                bn=bn,
-                device=device,
-                dtype=dtype,
-                seed=seed,
-                data_root=data_root,
-                download=download,
-            )
+            of = load(checkpoint, subject, activation=activation, beta=beta)
             provenance = of.provenance()
             found = compute(
                 of.model,
@@ -134,16 +101,14 @@ def landscape(
                 radius=radius,
                 num_probes=num_probes,
                 loss=of.loss,
-                params=params,
-                bn=bn,
+                params=which.params,
+                bn=subject.bn,
                 dtype=of.dtype,
-                seed=seed,
+                seed=subject.seed,
                 on_point=lambda done, total: bar.update(done, total, f"point {done}"),
             )
     results.deliver(
-        json=json,
-        plot=plot,
-        quiet=quiet,
+        output,
         payload=lambda: landscape_json(found, provenance),
         figure=lambda: landscape_figure(found, provenance),
         text=lambda: landscape_text(found, provenance),

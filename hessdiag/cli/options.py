@@ -1,11 +1,97 @@
-"""Options that several commands share: one spelling, one help text each."""
+"""From settings to options: one decorator makes a command's parameters of option dataclasses."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Annotated
+import dataclasses
+import inspect
+import re
+import types
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+
+from hessdiag.settings import Field, check, fields, option
+
+Checkpoint = Annotated[
+    str, typer.Argument(help="A .safetensors checkpoint, or a .pt/.pth state dict.")
+]
+
+
+@dataclass(frozen=True)
+class QuietOption:
+    """How much a command says."""
+
+    quiet: Annotated[bool, option("No progress, no table.", flag="--quiet,-q")] = False
+
+
+@dataclass(frozen=True)
+class OutputOptions(QuietOption):
+    """Where a command's result goes."""
+
+    json: Annotated[str | None, option("Write the report as JSON; - for stdout.")] = None
+    plot: Annotated[str | None, option("Write a plot: .png, .svg or .pdf.")] = None
+
+
+@dataclass(frozen=True)
+class ParameterOptions:
+    """Which parameters of the network are looked at."""
+
+    params: Annotated[
+        tuple[str, ...] | None,
+        option("Only parameters whose name matches this glob; may be repeated."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+_FLAGS: dict[str, str] = {}
+"""Options by the names of their fields, of all commands."""
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command`` an option for every field of its parameters that are option dataclasses.
+
+    A field that several dataclasses share is one option, which all of them receive. A parameter
+    of the command itself takes the place of a field of its name, which keeps its default then.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    own = inspect.signature(command).parameters
+    groups = {name: hints[name] for name in own if dataclasses.is_dataclass(hints[name])}
+    parameters: dict[str, inspect.Parameter] = {}
+    for name, parameter in own.items():
+        if name not in groups:
+            parameters[name] = parameter.replace(annotation=hints[name])
+    for kind in groups.values():
+        for field in fields(kind):
+            if field.name not in parameters and not field.extra["hidden"]:
+                parameters[field.name] = _parameter(field)
+                _FLAGS[field.name] = field.flag.partition(",")[0]
+    shared = set(parameters) - set(own)
+
+    def run(**given: Any) -> None:
+        arguments = {name: given[name] for name in own if name not in groups}
+        for name, kind in groups.items():
+            known = {field.name for field in fields(kind)} & shared
+            arguments[name] = kind(
+                **{key: _value(given[key]) for key in known if given[key] is not None}
+            )
+        command(**arguments)
+
+    told: Any = run
+    told.__name__, told.__doc__ = command.__name__, command.__doc__
+    told.__annotations__ = {name: p.annotation for name, p in parameters.items()}
+    told.__signature__ = inspect.Signature(
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters.values()]
+    )
+    return run
+
+
+def as_flags(message: str) -> str:
+    """Turn the `names` of fields in a message into the options that set them."""
+    return re.sub(r"`(\w+)`", lambda match: _FLAGS.get(match[1], match[1]), message)
 
 
 def given(ctx: typer.Context, *, but: Collection[str]) -> list[str]:
@@ -18,78 +104,24 @@ def given(ctx: typer.Context, *, but: Collection[str]) -> list[str]:
     ]
 
 
-Checkpoint = Annotated[
-    str, typer.Argument(help="A .safetensors checkpoint, or a .pt/.pth state dict.")
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="wrn<depth>-<widen>, resnet18|34|50|101, mlp-64-64, or package.module:factory. "
-        "Default: the checkpoint's metadata, else its tensors' names and shapes.",
-    ),
-]
-Activation = Annotated[
-    str | None,
-    typer.Option(help="relu, gelu, beta_gelu, silu, tanh, …"),
-]
-Beta = Annotated[float | None, typer.Option(help="β of the activation.")]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="digits, cifar10, cifar100, mnist, fashion-mnist, imagenet, folder:DIR, a .npz or "
-        ".safetensors file, or package.module:factory. Default: the checkpoint's metadata.",
-    ),
-]
-Split = Annotated[str, typer.Option(help="train or test.")]
-NumSamples = Annotated[
-    int | None,
-    typer.Option(
-        help="Examples, drawn at random by --seed. Default: 512, or all if there are fewer.",
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        help="Examples in a microbatch: memory only, the result does not depend on it.",
-    ),
-]
-Loss = Annotated[
-    str | None,
-    typer.Option(
-        help="cross-entropy or mse. Default: the checkpoint's metadata, else cross-entropy.",
-    ),
-]
-Bn = Annotated[
-    str,
-    typer.Option(
-        "--bn",
-        help="eval: BatchNorm's running statistics; batch: those of the sample, as one batch.",
-    ),
-]
-Init = Annotated[
-    str | None,
-    typer.Option(
-        help="Weights to start from: a checkpoint, torchvision for its own, fresh for none. "
-        "Default: the recipe's.",
-    ),
-]
-DataRoot = Annotated[str | None, typer.Option(help="Folder of torchvision's data sets.")]
-Download = Annotated[
-    bool,
-    typer.Option("--download", help="Fetch a torchvision data set."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
-Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
-Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
-Json = Annotated[
-    str | None,
-    typer.Option("--json", help="Write the report as JSON; - for stdout."),
-]
-Plot = Annotated[
-    str | None,
-    typer.Option("--plot", help="Write a plot: .png, .svg or .pdf."),
-]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="No progress, no table."),
-]
+def _parameter(field: Field) -> inspect.Parameter:
+    """Make a Typer parameter of a field: a tuple may be repeated, a truth value is a flag."""
+    kind, default = field.type, field.default
+    optional = isinstance(kind, types.UnionType)
+    inner = get_args(kind)[0] if optional else kind
+    names = field.flag.split(",")
+    if get_origin(inner) is tuple:
+        kind, default = list[get_args(inner)[0]] | None, None
+    elif inner is bool and default is True:
+        names = [f"{names[0]}/--no-{names[0].removeprefix('--')}"]
+    described = typer.Option(*names, help=field.meta.description, metavar=field.extra["metavar"])
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, described],
+    )
+
+
+def _value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -14,11 +14,11 @@ def report(
         list[str],
         typer.Argument(help="JSON reports, and folders of runs or sweeps, in the order shown."),
     ],
+    talk: options.QuietOption,
     output: Annotated[
         str, typer.Option("--output", "-o", help="Where to write the page.")
     ] = "report.html",
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
-    quiet: options.Quiet = False,
 ) -> None:
     """Lay reports out as one HTML page that needs no network, to be read, printed or sent.
 
@@ -37,5 +37,5 @@ def report(
         raise InputError("the page is HTML", got=f"--output {output}", wanted="a name in .html")
     files.check_writable(output)
     files.write_text(output, page([sources.read(path) for path in source], title))
-    if not quiet:
+    if not talk.quiet:
         console.out().print(printable(output), markup=False, soft_wrap=True)

@@ -6,13 +6,22 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from hessdiag.errors import InputError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
+    from hessdiag.cli.options import OutputOptions
+    from hessdiag.spectra.spectrum_settings import EstimatorSettings
 
-def check_targets(*texts: str | None, json: str | None, plot: str | None = None) -> None:
+
+def check_targets(output: OutputOptions, *texts: str | None) -> None:
     """Refuse output paths early, before any long computation.
+
+    Args:
+        output: where the result goes.
+        *texts: further files to be written.
 
     Raises:
         InputError: one cannot be written, or the plot's suffix is unknown.
@@ -20,20 +29,28 @@ def check_targets(*texts: str | None, json: str | None, plot: str | None = None)
     from hessdiag import files
     from hessdiag.reports import figures
 
-    for path in (*texts, None if json == "-" else json):
+    for path in (*texts, None if output.json == "-" else output.json):
         if path is not None:
             files.check_writable(path)
-    if plot is not None:
-        figures.check_plot_path(plot)
-        files.check_writable(plot)
+    if output.plot is not None:
+        figures.check_plot_path(output.plot)
+        files.check_writable(output.plot)
+
+
+def check_densities(output: OutputOptions, settings: EstimatorSettings) -> None:
+    """Refuse a plot of densities that are not wanted.
+
+    Raises:
+        InputError: so it is.
+    """
+    if output.plot is not None and not settings.density:
+        raise InputError("--plot draws the densities", got="--no-density")
 
 
 def deliver(
+    output: OutputOptions,
     *,
-    json: str | None,
-    quiet: bool,
     payload: Callable[[], dict[str, Any]],
-    plot: str | None = None,
     figure: Callable[[], Figure] | None = None,
     text: Callable[[], RenderableType],
 ) -> None:
@@ -49,12 +66,12 @@ def deliver(
 
     if not processes.is_first():
         return
-    if plot is not None and figure is not None:
-        figures.save(figure(), plot)
-    if json == "-":
+    if output.plot is not None and figure is not None:
+        figures.save(figure(), output.plot)
+    if output.json == "-":
         sys.stdout.write(dumps(payload()))
         return
-    if json is not None:
-        files.write_text(json, dumps(payload()))
-    if not quiet:
+    if output.json is not None:
+        files.write_text(output.json, dumps(payload()))
+    if not output.quiet:
         console.out().print(text())

@@ -7,20 +7,19 @@ from typing import Annotated
 import typer
 
 from hessdiag.cli import options, results
+from hessdiag.subject_options import DeviceOption, DtypeOption, SeedOption
 
 
 def sensing(
+    machine: DeviceOption,
+    arithmetic: DtypeOption,
+    random: SeedOption,
+    output: options.OutputOptions,
     steps: Annotated[int, typer.Option(help="Steps of the descent.")] = 5000,
     num_pairs: Annotated[int, typer.Option(help="Pairs of opposite noise of NSO.")] = 1,
     sigma: Annotated[
         float, typer.Option(help="σ, standard deviation of the noise in each weight.")
     ] = 0.08,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    seed: options.Seed = 0,
-    json: options.Json = None,
-    plot: options.Plot = None,
-    quiet: options.Quiet = False,
 ) -> None:
     """Recover a 100 × 100 matrix of rank 5 by gradient descent, by weight noise and by NSO.
 
@@ -34,16 +33,19 @@ def sensing(
     from hessdiag.training.sensing import Settings
     from hessdiag.training.sensing import sensing as descend
 
-    results.check_targets(json=json, plot=plot)
+    results.check_targets(output)
     settings = Settings(
-        steps=steps, num_pairs=num_pairs, sigma=sigma, seed=seed, dtype=dtype, device=device
+        steps=steps,
+        num_pairs=num_pairs,
+        sigma=sigma,
+        seed=random.seed,
+        dtype=arithmetic.dtype,
+        device=machine.device,
     )
-    with console.progress("sensing", quiet=quiet) as bar:
+    with console.progress("sensing", quiet=output.quiet) as bar:
         found = descend(settings, lambda done, total: bar.update(done, total, f"step {done}"))
     results.deliver(
-        json=json,
-        plot=plot,
-        quiet=quiet,
+        output,
         payload=lambda: sensing_json(found),
         figure=lambda: sensing_figure(found),
         text=lambda: sensing_text(found),

@@ -8,9 +8,12 @@ import typer
 
 from hessdiag.cli import options, results
 from hessdiag.errors import InputError
+from hessdiag.subject_options import SubjectOptions
 
 
 def sparsity(
+    subject: SubjectOptions,
+    output: options.OutputOptions,
     checkpoint: Annotated[
         str | None,
         typer.Argument(help="A checkpoint; without one, a fresh network on the digits."),
@@ -34,21 +37,6 @@ def sparsity(
         bool, typer.Option("--with-nme", help="Norms of the within-layer blocks of the NME.")
     ] = False,
     num_probes: Annotated[int, typer.Option(help="Probes for each block of --with-nme.")] = 8,
-    model: options.Model = None,
-    data: options.Data = None,
-    split: options.Split = "train",
-    num_samples: options.NumSamples = None,
-    batch_size: options.BatchSize = None,
-    loss: options.Loss = None,
-    bn: options.Bn = "eval",
-    data_root: options.DataRoot = None,
-    download: options.Download = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
-    seed: options.Seed = 0,
-    json: options.Json = None,
-    plot: options.Plot = None,
-    quiet: options.Quiet = False,
 ) -> None:
     """How much of the activations' second derivative φ'' is there: it carries the NME.
 
@@ -56,7 +44,6 @@ def sparsity(
     of a freshly initialised network meet it. For a checkpoint, the same at every activation call of
     the network, before and after training.
     """
-    from hessdiag import subject
     from hessdiag.cli import console
     from hessdiag.nets import activations
     from hessdiag.nets.profiles import check_threshold
@@ -64,11 +51,12 @@ def sparsity(
     from hessdiag.reports.sparsity.schema import sparsity_json
     from hessdiag.reports.sparsity.text import sparsity_text
     from hessdiag.sparsities import studies
+    from hessdiag.subject import load
 
-    results.check_targets(json=json, plot=plot)
+    results.check_targets(output)
     check_threshold(threshold)
     betas = _parse(beta)
-    if checkpoint is None and activation is None and model is None:
+    if checkpoint is None and activation is None and subject.model is None:
         raise InputError(
             "there is nothing to look at",
             wanted=f"a checkpoint, or --activation with one of {', '.join(activations.NAMES)}",
@@ -76,24 +64,8 @@ def sparsity(
     if activation is not None:
         for value in betas or [None]:
             activations.settle_beta(activation, value)
-    with console.progress("sparsity", quiet=quiet) as bar:
-        found = subject.load(
-            checkpoint,
-            model=model,
-            activation=activation,
-            beta=betas[0] if betas else None,
-            data=data,
-            split=split,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            loss=loss,
-            bn=bn,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-            data_root=data_root,
-            download=download,
-        )
+    with console.progress("sparsity", quiet=output.quiet) as bar:
+        found = load(checkpoint, subject, activation=activation, beta=betas[0] if betas else None)
         found_studies = studies.study(
             found,
             betas,
@@ -101,16 +73,16 @@ def sparsity(
             threshold=threshold,
             with_nme=with_nme,
             num_probes=num_probes,
-            bn=bn,
-            seed=seed,
+            bn=subject.bn,
+            seed=subject.seed,
             on_progress=bar.update,
         )
     provenance = found.provenance()
     results.deliver(
-        json=json,
-        plot=plot,
-        quiet=quiet,
-        payload=lambda: sparsity_json(found_studies, provenance, seed=seed, num_probes=num_probes),
+        output,
+        payload=lambda: sparsity_json(
+            found_studies, provenance, seed=subject.seed, num_probes=num_probes
+        ),
         figure=lambda: sparsity_figure(found_studies, provenance),
         text=lambda: sparsity_text(found_studies, provenance),
     )

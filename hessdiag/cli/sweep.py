@@ -8,16 +8,18 @@ from typing import Annotated, TypeVar
 import typer
 
 from hessdiag.cli import options, results
-from hessdiag.cli.train import Workers
+from hessdiag.cli.train import RecipeOptions, RunningOptions
 from hessdiag.errors import InputError
+from hessdiag.subject_options import ModelOptions
 
 _Item = TypeVar("_Item", str, int, float)
 
 
 def sweep(
-    recipe: Annotated[
-        str, typer.Option(help="Name of the recipe; hessdiag train recipes lists them.")
-    ] = "digits-wrn10-1",
+    base: RecipeOptions,
+    network: ModelOptions,
+    running: RunningOptions,
+    output: options.OutputOptions,
     reg: Annotated[
         str | None,
         typer.Option(
@@ -40,32 +42,12 @@ def sweep(
         str | None, typer.Option(help="Values of β, for the activations that take one.")
     ] = None,
     seed: Annotated[str, typer.Option(help="Seeds; each cell is run with every one.")] = "0,1,2",
-    epochs: Annotated[int | None, typer.Option(help="Override the recipe's epochs.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Override the peak learning rate.")] = None,
-    config: Annotated[
-        str | None, typer.Option(help="A TOML file of recipe fields and strengths to override.")
-    ] = None,
     track: Annotated[
         str | None, typer.Option(help="Metrics to measure, as train --track; the last are shown.")
     ] = None,
-    track_every: Annotated[int, typer.Option(help="Epochs between measurements.")] = 1,
-    init: options.Init = None,
     out: Annotated[
         str | None, typer.Option(help="Folder of the sweep. Default: runs/<recipe>-sweep.")
     ] = None,
-    model: options.Model = None,
-    data: options.Data = None,
-    num_samples: Annotated[
-        int | None, typer.Option(help="Train on so many examples, drawn at random by the seed.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
-    data_root: options.DataRoot = None,
-    download: options.Download = False,
-    workers: Workers = 0,
-    device: options.Device = "auto",
-    json: options.Json = None,
-    plot: options.Plot = None,
-    quiet: options.Quiet = False,
 ) -> None:
     """Train a grid of runs, and tell how accuracy depends on method, strength and activation.
 
@@ -85,7 +67,7 @@ def sweep(
     from hessdiag.training import folder, tracking
     from hessdiag.training import sweep as sweeps
 
-    results.check_targets(json=json, plot=plot)
+    results.check_targets(output)
     strengths = {
         "rho": _split(rho, "--rho", float),
         "sigma2": _split(sigma2, "--sigma2", float),
@@ -97,43 +79,41 @@ def sweep(
     metrics = tuple(_split(track, "--track", str))
     tracking.check(metrics)
     found = planned = sweeps.plan(
-        recipe,
+        base.recipe,
         seeds=_split(seed, "--seed", int),
         regularisers=_split(reg, "--reg", str),
         activation_names=_split(activation, "--activation", str),
         betas=_split(beta, "--beta", float),
         strengths={option: values for option, values in strengths.items() if values},
         changes={
-            "model": model,
-            "data": data,
-            "epochs": epochs,
-            "lr": lr,
-            "batch_size": batch_size,
-            "init": init,
+            "model": network.model,
+            "data": base.data,
+            "epochs": base.epochs,
+            "lr": base.lr,
+            "batch_size": base.batch_size,
+            "init": base.init,
         },
-        file=config,
-        num_samples=num_samples,
-        data_root=data_root,
+        file=base.config,
+        num_samples=base.num_samples,
+        data_root=base.data_root,
         track=metrics,
-        track_every=track_every,
+        track_every=base.track_every,
     )
-    place = Path(out or f"runs/{recipe}-sweep")
-    where = subject.resolve_device(device)
-    with console.progress("sweep", quiet=quiet) as bar:
+    place = Path(out or f"runs/{base.recipe}-sweep")
+    where = subject.resolve_device(running.device)
+    with console.progress("sweep", quiet=output.quiet) as bar:
         for found in sweeps.run(
             planned,
             place,
             device=where,
-            num_workers=workers,
-            download=download,
+            num_workers=running.workers,
+            download=base.download,
             on_step=bar.update,
             on_finished=write_report,
         ):
             files.write_text(place / folder.SWEEP, dumps(sweep_json(found)))
     results.deliver(
-        json=json,
-        plot=plot,
-        quiet=quiet,
+        output,
         payload=lambda: sweep_json(found),
         figure=lambda: sweep_figure(found),
         text=lambda: sweep_text(found),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from hessdiag.cli import options
+from hessdiag.settings import check, option
+from hessdiag.subject_options import DataOptions, DeviceOption, ModelOptions, SeedOption
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,10 +22,44 @@ if TYPE_CHECKING:
     from hessdiag.training.folder import Config
     from hessdiag.training.history import Epoch
 
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode streamed images.")]
-Board = Annotated[
-    bool, typer.Option("--tensorboard", help="Write TensorBoard's events into the run's folder.")
-]
+
+@dataclass(frozen=True)
+class RunningOptions(DeviceOption, options.QuietOption):
+    """What makes no difference to a run's result."""
+
+    workers: Annotated[int, option("Processes that decode streamed images.", ge=0)] = 0
+    tensorboard: Annotated[bool, option("Write TensorBoard's events into the run's folder.")] = (
+        False
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class RecipeOptions(DataOptions):
+    """A recipe, what replaces its fields, and how much of the data is used."""
+
+    recipe: Annotated[str, option("Name of the recipe; hessdiag train recipes lists them.")] = (
+        "digits-wrn10-1"
+    )
+    config: Annotated[
+        str | None, option("A TOML file of recipe fields and strengths to override.")
+    ] = None
+    epochs: Annotated[int | None, option("Override the recipe's epochs.")] = None
+    lr: Annotated[float | None, option("Override the peak learning rate.")] = None
+    batch_size: Annotated[int | None, option("Examples a step.")] = None
+    num_samples: Annotated[
+        int | None, option("Train on so many examples, drawn at random by the seed.")
+    ] = None
+    init: Annotated[
+        str | None,
+        option(
+            "Weights to start from: a checkpoint, torchvision for its own, fresh for none. "
+            "Default: the recipe's."
+        ),
+    ] = None
+    track_every: Annotated[int, option("Epochs between measurements.")] = 1
 
 
 class DefaultToRun(TyperGroup):
@@ -35,9 +72,10 @@ class DefaultToRun(TyperGroup):
 
 
 def train(
-    recipe: Annotated[
-        str, typer.Option(help="Name of the recipe; hessdiag train recipes lists them.")
-    ] = "digits-wrn10-1",
+    base: RecipeOptions,
+    network: ModelOptions,
+    random: SeedOption,
+    running: RunningOptions,
     reg: Annotated[
         str | None,
         typer.Option(
@@ -68,8 +106,6 @@ def train(
         typer.Option("--straight-through", help="gn-trace: differentiate through the sampling."),
     ] = False,
     num_pairs: Annotated[int | None, typer.Option(help="Pairs of opposite noise of nso.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Override the recipe's epochs.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Override the peak learning rate.")] = None,
     optimizer: Annotated[
         str | None, typer.Option(help="Override the optimizer: any of torch.optim by name.")
     ] = None,
@@ -80,10 +116,6 @@ def train(
         bool,
         typer.Option("--compile", help="Translate the network by torch.compile; first order only."),
     ] = False,
-    config: Annotated[
-        str | None, typer.Option(help="A TOML file of recipe fields and strengths to override.")
-    ] = None,
-    init: options.Init = None,
     track: Annotated[
         str | None,
         typer.Option(
@@ -92,7 +124,6 @@ def train(
             "perturbation.gap.",
         ),
     ] = None,
-    track_every: Annotated[int, typer.Option(help="Epochs between measurements.")] = 1,
     pac_bayes: Annotated[
         bool, typer.Option("--pac-bayes", help="Put the PAC-Bayes bound into the report.")
     ] = False,
@@ -110,21 +141,6 @@ def train(
     on_nonfinite: Annotated[
         str, typer.Option(help="stop or skip a step whose loss or gradient is not finite.")
     ] = "stop",
-    model: options.Model = None,
-    activation: options.Activation = None,
-    beta: options.Beta = None,
-    data: options.Data = None,
-    num_samples: Annotated[
-        int | None, typer.Option(help="Train on so many examples, drawn at random.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
-    data_root: options.DataRoot = None,
-    download: options.Download = False,
-    workers: Workers = 0,
-    tensorboard: Board = False,
-    device: options.Device = "auto",
-    seed: options.Seed = 0,
-    quiet: options.Quiet = False,
 ) -> None:
     """Train a network by a recipe, with any of the papers' regularisers.
 
@@ -142,20 +158,20 @@ def train(
     from hessdiag.training.configure import configure
 
     run = configure(
-        recipe,
-        file=config,
+        base.recipe,
+        file=base.config,
         changes={
             "regulariser": reg,
-            "model": model,
-            "activation": activation,
-            "beta": beta,
-            "data": data,
-            "epochs": epochs,
-            "lr": lr,
-            "batch_size": batch_size,
+            "model": network.model,
+            "activation": network.activation,
+            "beta": network.beta,
+            "data": base.data,
+            "epochs": base.epochs,
+            "lr": base.lr,
+            "batch_size": base.batch_size,
             "optimizer": optimizer,
             "precision": precision,
-            "init": init,
+            "init": base.init,
         },
         strengths={
             "rho": rho,
@@ -168,35 +184,32 @@ def train(
             "straight_through": straight_through or None,
             "num_pairs": num_pairs,
         },
-        seed=seed,
-        num_samples=num_samples,
-        data_root=data_root,
+        seed=random.seed,
+        num_samples=base.num_samples,
+        data_root=base.data_root,
         save_every=save_every,
         on_nonfinite=on_nonfinite,
         log_every=log_every,
         track=tuple(name.strip() for name in track.split(",")) if track else (),
-        track_every=track_every,
+        track_every=base.track_every,
         pac_bayes=pac_bayes,
         compile=compiled,
     )
     tracking.check(run.track)
     name = f"{run.recipe.name}-{run.regulariser}-{time.strftime('%Y%m%d-%H%M%S')}"
-    where = subject.resolve_device(device)
+    where = subject.resolve_device(running.device)
     place = Path(processes.agreed(out or f"runs/{name}"))
     if processes.is_first():
         folder.check_free(place, force=force)
     with processes.in_turn():  # the first one downloads, the others find what it got
-        sets = loop.load_data(run, download=download)
+        sets = loop.load_data(run, download=base.download)
     with folder.made(place) if processes.is_first() else nullcontext():
-        _go(run, place, sets, where, None, workers, tensorboard=tensorboard, quiet=quiet)
+        _go(run, place, sets, where, None, running)
 
 
 def resume(
     run: Annotated[str, typer.Argument(help="Folder of the run.")],
-    workers: Workers = 0,
-    tensorboard: Board = False,
-    device: options.Device = "auto",
-    quiet: options.Quiet = False,
+    running: RunningOptions,
 ) -> None:
     """Go on with a run that was stopped, bit for bit as if it never was (on the same device)."""
     from pathlib import Path
@@ -210,11 +223,11 @@ def resume(
     place = Path(run)
     config = folder.read_config(place)
     payload, remark = state.load(place)
-    where = subject.resolve_device(device)
+    where = subject.resolve_device(running.device)
     if remark is not None and processes.is_first():
         console.err().print(printable(f"note: {remark}"), markup=False)
     sets = loop.load_data(config)
-    _go(config, place, sets, where, payload, workers, tensorboard=tensorboard, quiet=quiet)
+    _go(config, place, sets, where, payload, running)
 
 
 def recipes() -> None:
@@ -231,10 +244,7 @@ def _go(
     sets: tuple[Data, Data | None],
     device: torch.device,
     payload: dict[str, Any] | None,
-    workers: int,
-    *,
-    tensorboard: bool,
-    quiet: bool,
+    running: RunningOptions,
 ) -> None:
     """Train with a progress bar; the first process writes the report and says where all is."""
     from hessdiag.cli import console
@@ -246,8 +256,8 @@ def _go(
     from hessdiag.training import loop
 
     writes = processes.is_first()
-    board = open_board(place) if tensorboard and writes else None
-    with console.progress("training", quiet=quiet) as bar:
+    board = open_board(place) if running.tensorboard and writes else None
+    with console.progress("training", quiet=running.quiet) as bar:
 
         def show_epoch(epoch: Epoch) -> None:
             bar.milestone(f"epoch {epoch.number}/{config.recipe.epochs}: {epoch.summary()}")
@@ -259,7 +269,7 @@ def _go(
             *sets,
             out=place,
             device=device,
-            num_workers=workers,
+            num_workers=running.workers,
             payload=payload,
             on_step=lambda now: bar.update(now.step, now.num_steps, now.summary()),
             on_epoch=show_epoch,
@@ -267,6 +277,6 @@ def _go(
     if not writes:
         return
     write_report(finished)
-    if not quiet:
+    if not running.quiet:
         console.err().print(train_text(finished))
         print(printable(str(finished.checkpoint)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,8 +24,10 @@ from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.metadata import Provenance
 from hessdiag.seeds import stream
+from hessdiag.settings import settled
 from hessdiag.spectra.spectrum_result import Part, Report
 from hessdiag.spectra.spectrum_run import Progress, spectrum
+from hessdiag.spectra.spectrum_settings import EstimatorSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ def compare(
     bn: str = "eval",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    seed: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    settings: EstimatorSettings | None = None,
+    **changes: Any,
 ) -> Comparison:
     """Compare H, G and N of two networks on the same data.
 
@@ -96,21 +99,16 @@ def compare(
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
-        seed: of all randomness.
         on_progress: called after each microbatch.
-        **settings: fields of :class:`~hessdiag.spectra.spectrum_result.Settings` but ``per_layer``,
-            ``rel_error`` and ``finite_radius``.
+        settings: how to compute; None for the defaults.
+        **changes: fields of the settings, in place of those.
 
     Raises:
         InputError: see :func:`hessdiag.spectrum`; a setting that has no part in a comparison.
     """
-    for name in ("per_layer", "rel_error", "finite_radius"):
-        if settings.get(name):
-            raise InputError(
-                f"a comparison takes no {name}",
-                got=f"{name}={settings[name]!r}",
-                hint="take the spectrum of each network",
-            )
+    asked = settled(EstimatorSettings, settings, changes)
+    common = dataclasses.asdict(asked)
+    del common["seed"], common["eigenvectors"]
     if isinstance(batches, Iterator):
         batches = list(batches)
     layouts = [EmpiricalRisk(m, batches, loss, params=params).layout for m in (model_a, model_b)]
@@ -131,14 +129,14 @@ def compare(
             dtype=dtype,
             device=device,
             on_progress=show,
-            seed=seed,
-            eigenvectors=paired,
-            **settings,
+            settings=Settings(
+                **{**dataclasses.asdict(asked), "seed": seed, "eigenvectors": paired}
+            ),
         )
 
-    a = look(model_a, seed, 2)
+    a = look(model_a, asked.seed, 2)
     done = float(a.cost.passes["total"])
-    b = look(model_b, seed if paired else stream(seed, "independent"), 1)
+    b = look(model_b, asked.seed if paired else stream(asked.seed, "independent"), 1)
     if paired:
         parts = {name: _paired(part, b.parts[name]) for name, part in a.parts.items()}
         return Comparison(a, b, parts, paired=True)

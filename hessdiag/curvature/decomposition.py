@@ -20,9 +20,8 @@ from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.linalg.operator import Operator
 from hessdiag.linalg.vectors import Layout, all_finite
+from hessdiag.parts import PARTS
 from hessdiag.seeds import stream
-
-PARTS = ("hessian", "gn", "nme")
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hessdiag.curvature.decomposition import PARTS, Decomposition
+from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import available_bytes
 from hessdiag.errors import InputError, unknown
 from hessdiag.linalg.driver import drive
 from hessdiag.linalg.lanczos import LanczosResult, RitzValue, lanczos
 from hessdiag.linalg.trace import Probes
 from hessdiag.linalg.vectors import Layout
+from hessdiag.parts import PARTS
 from hessdiag.seeds import stream
 
 KINDS = ("random", *PARTS)

@@ -11,9 +11,9 @@ from typing import Any
 
 from scipy import stats
 
-from hessdiag.curvature.decomposition import PARTS
 from hessdiag.errors import InputError
 from hessdiag.linalg.trace import Estimate
+from hessdiag.parts import PARTS
 from hessdiag.spectra.spectrum_result import Report
 
 Interval = tuple[float, float]

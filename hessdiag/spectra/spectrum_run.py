@@ -20,6 +20,7 @@ from hessdiag.linalg.driver import Algorithm, drive
 from hessdiag.linalg.lanczos import LanczosResult, lanczos
 from hessdiag.linalg.trace import Probes, TraceSamples, estimate_mean, hutchinson
 from hessdiag.seeds import stream
+from hessdiag.settings import settled
 from hessdiag.spectra.spectrum_plan import Plan, check_memory, make_plan
 from hessdiag.spectra.spectrum_result import Cost, FiniteRadius, Part, Report, Settings
 
@@ -46,7 +47,8 @@ def spectrum(
     device: torch.device | str | None = None,
     enough: StoppingRule | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    settings: Settings | None = None,
+    **changes: Any,
 ) -> Report:
     """Report traces, norms, extreme eigenvalues and densities of H, G and N.
 
@@ -64,12 +66,14 @@ def spectrum(
         enough: asked after ``num_probes`` and after each further chunk of probes whether a part has
             enough of them; at most ``max_probes`` are taken. None: what ``rel_error`` says.
         on_progress: called after each microbatch.
-        **settings: fields of :class:`Settings`.
+        settings: how to compute; None for the defaults.
+        **changes: fields of :class:`Settings`, in place of those.
 
     Raises:
         InputError: bad settings, data or network; too little memory.
     """
     began = time.perf_counter()
+    asked = settled(Settings, settings, changes)
     progress = _Ticker(on_progress)
     decomposition = Decomposition(
         model,
@@ -81,7 +85,6 @@ def spectrum(
         device=device,
         on_microbatch=progress.microbatch,
     )
-    asked = Settings(**settings)
     plan = make_plan(decomposition, asked)
     check_memory(decomposition, plan)
     progress.expect(plan)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hessdiag.cli.options import QuietOption
 from tests.cli.conftest import Run
 from tests.cli.test_train import FILES
 
@@ -26,12 +27,12 @@ def test_the_demo(run: Run, here: Path):
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
     """Let the demo's commands do nothing, and note with what they are called."""
-    noted: list[dict[str, Any]] = []
+    noted: list[list[Any]] = []
     for command in ("train", "spectrum", "sparsity", "gate", "report"):
         path = f"hessdiag.cli.{command}.{command}"
-        monkeypatch.setattr(path, lambda *_, **options: noted.append(options))
+        monkeypatch.setattr(path, lambda *given, **named: noted.append([*given, *named.values()]))
     return noted
 
 
@@ -40,10 +41,11 @@ def test_the_demo_shows_its_commands_as_they_are(run: Run, here: Path, calls, ou
     outcome = run("demo", "--out", out)
     assert outcome.code == 0, outcome.err
     assert outcome.out.count(out) >= 4
-    assert calls[0]["out"] == out
-    assert calls[1]["plot"] == f"{out}/spectrum.png"
+    assert out in calls[0]
+    assert calls[1][-1].plot == f"{out}/spectrum.png"
 
 
 def test_the_demo_can_be_quiet(run: Run, here: Path, calls):
     assert run("demo", "--quiet").out == ""
-    assert [options["quiet"] for options in calls] == [True] * 5
+    talks = [[of for of in call if isinstance(of, QuietOption)] for call in calls]
+    assert [[of.quiet for of in talk] for talk in talks] == [[True]] * 5

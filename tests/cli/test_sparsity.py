@@ -207,7 +207,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "suffix": ((*GELU, "--plot", "p.gif"), "unknown kind of plot"),
     "bn": ((*GELU, "--bn", "evil"), "unknown BatchNorm mode.*did you mean eval"),
     "data": ((*GELU, "--data", "digit"), "unknown data.*did you mean digits"),
-    "samples": ((*GELU, "--num-samples", 0), "num-samples is too small"),
+    "samples": ((*GELU, "--num-samples", 0), "--num-samples is out of range"),
     "loss": ((*GELU, "--loss", "cros-entropy"), "unknown loss"),
 }
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hessdiag.curvature.decomposition import PARTS, Decomposition
+from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.parts import PARTS
 from tests.cases import BY_NAME, CASES, Case, cnn, labels, mlp, normal, seeded, split
 from tests.oracles import (
     dense,

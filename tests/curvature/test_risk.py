@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from hessdiag.curvature.decomposition import PARTS, Decomposition
+from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.errors import InputError
+from hessdiag.parts import PARTS
 from tests.cases import (
     BY_NAME,
     CASES,

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hessdiag.curvature.decomposition import PARTS, Decomposition
+from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.errors import InputError
+from hessdiag.parts import PARTS
 from tests.cases import BY_NAME, Batch, cnn, labels, normal, seeded, split
 from tests.oracles import dense, relative_error, truth_of
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hessdiag.curvature.decomposition import PARTS
 from hessdiag.errors import InputError, printable
 from hessdiag.gates import limits
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
 from hessdiag.metrics import spectrum_metrics as metrics
 from hessdiag.nets import activations
+from hessdiag.parts import PARTS
 from hessdiag.reports.html.markup import text as escaped
 from hessdiag.reports.wording import plus_minus
 from hessdiag.training import methods

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import hessdiag
 from hessdiag import Report
-from hessdiag.curvature.decomposition import PARTS
 from hessdiag.linalg.trace import Probes, TraceSamples
+from hessdiag.parts import PARTS
 from hessdiag.reports.spectrum.schema import spectrum_json
 from tests.cases import BY_NAME, labels, mlp, normal, seeded, split
 from tests.oracles import targets, trainable, truth_of

@@ -12,12 +12,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from hessdiag import files
-from hessdiag.curvature.decomposition import PARTS
 from hessdiag.errors import InputError, unknown
 from hessdiag.linalg.density import Density
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import ModelSpec, Provenance
+from hessdiag.parts import PARTS
 from hessdiag.reports.spectrum.schema import SPECTRUM
 from hessdiag.spectra.spectrum_result import Cost, FiniteRadius, Part, Report, Settings
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hessdiag import Comparison, Estimate
-from hessdiag.curvature.decomposition import PARTS
+from hessdiag.parts import PARTS
 from hessdiag.reports.comparison.schema import Provenances, comparison_json
 from hessdiag.reports.payload import dumps
 from hessdiag.reports.spectrum.schema import spectrum_json

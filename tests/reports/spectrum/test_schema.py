@@ -8,9 +8,9 @@ import pytest
 
 import hessdiag
 from hessdiag import Estimate, Report
-from hessdiag.curvature.decomposition import PARTS
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.metadata import Provenance
+from hessdiag.parts import PARTS
 from hessdiag.reports.payload import dumps
 from hessdiag.reports.spectrum import schema
 

@@ -1,0 +1,133 @@
+"""Settings: frozen dataclasses whose fields carry meaning, range and option in one place.
+
+A field is ``Annotated[int, option("Eigenvalues at each end.", ge=0)] = 5``. The library checks the
+ranges where a dataclass is made; the command line makes its options of the same fields, and turns
+the `names` of fields in messages into flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from msgspec import Meta
+
+from hessdiag.errors import InputError, unknown
+
+
+def option(
+    text: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    choices: Sequence[str] | None = None,
+    flag: str | None = None,
+    metavar: str | None = None,
+    hidden: bool = False,
+) -> Meta:
+    """Describe a field of settings.
+
+    Args:
+        text: what it means, as ``--help`` says it.
+        ge: least value, likewise ``gt``, ``le`` and ``lt``; a range takes finite numbers only.
+        le: largest value.
+        gt: value that it lies above.
+        lt: value that it lies below.
+        choices: values that a text, or each text of several, can take.
+        flag: its option, where that is not the field's name.
+        metavar: what stands for its value in ``--help``.
+        hidden: the library's alone, no option of the command line.
+    """
+    extra = {"choices": choices, "flag": flag, "metavar": metavar, "hidden": hidden}
+    described: dict[str, Any] = {"ge": ge, "gt": gt, "le": le, "lt": lt, "extra": extra}
+    return Meta(description=text, **described)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of settings: name, type without its description, default and description."""
+
+    name: str
+    type: Any
+    default: Any
+    meta: Meta
+
+    @property
+    def flag(self) -> str:
+        """Its option on the command line."""
+        return self.extra["flag"] or "--" + self.name.replace("_", "-")
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What ``option`` was told besides help and range."""
+        return self.meta.extra or {}
+
+
+@functools.cache
+def fields(kind: type[Any]) -> tuple[Field, ...]:
+    """List the fields of ``kind`` that are described."""
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple(
+        Field(own.name, get_args(hint)[0], own.default, get_args(hint)[1])
+        for own in dataclasses.fields(kind)
+        if get_origin(hint := hints[own.name]) is Annotated
+    )
+
+
+_Settings = TypeVar("_Settings")
+
+
+def settled(
+    kind: type[_Settings], settings: _Settings | None, changes: dict[str, Any]
+) -> _Settings:
+    """Make ``kind`` of settings given as such, or by their fields, or both: the fields win.
+
+    Raises:
+        InputError: ``kind`` has no such field, or a value is out of range.
+    """
+    known = [field.name for field in fields(kind)]
+    if odd := [name for name in changes if name not in known]:
+        raise unknown("setting", odd[0], known)
+    base: Any = settings
+    return kind(**changes) if base is None else dataclasses.replace(base, **changes)
+
+
+def check(settings: Any) -> None:
+    """Refuse values out of their fields' ranges; None passes.
+
+    Raises:
+        InputError: one is out of range, not finite, or not among its field's choices.
+    """
+    for field in fields(type(settings)):
+        value: Any = getattr(settings, field.name)
+        if value is None:
+            continue
+        choices = field.extra.get("choices")
+        if choices:
+            items: tuple[str, ...] = value if isinstance(value, tuple) else (value,)
+            for item in items:
+                if item not in choices:
+                    raise unknown(field.name.replace("_", " ").removesuffix("s"), item, choices)
+            continue
+        bounds = [
+            (limit, words, fits)
+            for limit, words, fits in (
+                (field.meta.ge, "at least", lambda x, y: x >= y),
+                (field.meta.gt, "above", lambda x, y: x > y),
+                (field.meta.le, "at most", lambda x, y: x <= y),
+                (field.meta.lt, "below", lambda x, y: x < y),
+            )
+            if limit is not None
+        ]
+        inside = all(fits(value, limit) for limit, _, fits in bounds)
+        if bounds and not (inside and math.isfinite(value)):
+            raise InputError(
+                f"`{field.name}` is out of range",
+                got=value,
+                wanted=" and ".join(f"{words} {limit:g}" for limit, words, _ in bounds),
+            )

@@ -1,0 +1,110 @@
+"""What a spectrum is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from hessdiag.errors import InputError
+from hessdiag.parts import PARTS
+from hessdiag.settings import check, option
+
+
+@dataclass(frozen=True)
+class EstimatorSettings:
+    """How traces, norms, eigenvalues and densities are estimated.
+
+    Attributes:
+        parts: those wanted, of "hessian", "gn", "nme"; "all" stands for all three.
+        num_probes: Rademacher probes of the traces and norms, shared by the parts.
+        top_k: eigenvalues at each end of the spectrum; 0 for none.
+        density: whether to compute the spectral density.
+        eigenvectors: whether to keep the eigenvectors of the largest eigenvalues.
+        depth: Lanczos steps behind the density.
+        basis_size: vectors of each part's Lanczos basis; None for what serves within
+            BASIS_BUDGET.
+        block_size: vectors multiplied at once by Lanczos; eigenvalues are found with their
+            multiplicity up to it. None for max(top_k, 4), without density top_k.
+        tolerance: residual over spectral scale of a converged eigenvalue; None for 1e-3 in
+            float32, 1e-10 in float64.
+        max_passes: passes over the data that Lanczos may take.
+        seed: of all randomness.
+    """
+
+    parts: Annotated[
+        tuple[str, ...],
+        option(
+            "all, hessian, gn or nme; may be repeated. Default: all.",
+            choices=("all", *PARTS),
+            flag="--part",
+        ),
+    ] = PARTS
+    num_probes: Annotated[int, option("Probes of traces and norms.", ge=1)] = 32
+    top_k: Annotated[int, option("Eigenvalues at each end.", ge=0)] = 5
+    density: Annotated[bool, option("Spectral densities.")] = True
+    eigenvectors: Annotated[bool, option("Keep the eigenvectors.", hidden=True)] = False
+    depth: Annotated[int, option("Lanczos steps behind the density.", ge=1)] = 24
+    basis_size: Annotated[int | None, option("Lanczos vectors kept for each part.", ge=2)] = None
+    block_size: Annotated[
+        int | None,
+        option("Lanczos vectors multiplied at once; multiplicities are right up to it.", ge=1),
+    ] = None
+    tolerance: Annotated[
+        float | None,
+        option(
+            "Residual over spectral scale of a converged eigenvalue. Default: 1e-3, or 1e-10 in "
+            "float64.",
+            gt=0,
+            lt=1,
+        ),
+    ] = None
+    max_passes: Annotated[int, option("Passes Lanczos may take.", ge=1)] = 100
+    seed: Annotated[int, option("Seed of all randomness.")] = 0
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.parts:
+            raise InputError("no part is asked for", wanted=", ".join(PARTS))
+        once = PARTS if "all" in self.parts else tuple(dict.fromkeys(self.parts))
+        object.__setattr__(self, "parts", once)
+
+
+@dataclass(frozen=True)
+class Settings(EstimatorSettings):
+    """How a spectrum is to be computed.
+
+    Attributes:
+        per_layer: whether to estimate the trace of each layer's diagonal block.
+        rel_error: go on sampling until the half-width of each trace's 95 % interval is at most
+            this share of the trace; None to stop at ``num_probes``.
+        max_probes: the budget of ``rel_error``.
+        finite_radius: radius at which to take finite-radius curvature too; None for none.
+    """
+
+    per_layer: Annotated[bool, option("Traces by layer.")] = False
+    rel_error: Annotated[
+        float | None,
+        option(
+            "Sample until each trace's 95 % interval is this narrow, relative to the trace.",
+            gt=0,
+            lt=1,
+        ),
+    ] = None
+    max_probes: Annotated[int, option("Budget of --rel-error.", ge=1)] = 1024
+    finite_radius: Annotated[
+        float | None,
+        option(
+            "Also take the curvature over steps of this size in each weight, which sees the "
+            "kinks that the Hessian of a ReLU network does not.",
+            gt=0,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.finite_radius is not None and "hessian" not in self.parts:
+            raise InputError(
+                "finite-radius curvature is compared with the Hessian's",
+                got=f"parts {', '.join(self.parts)}",
+                hint="add the part hessian",
+            )

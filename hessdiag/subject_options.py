@@ -1,0 +1,93 @@
+"""Which network, which data, and how to compute: what every command that takes a subject shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from hessdiag.settings import check, option
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which network; what is None comes from the checkpoint, or from a recipe."""
+
+    model: Annotated[
+        str | None,
+        option(
+            "wrn<depth>-<widen>, resnet18|34|50|101, mlp-64-64, or package.module:factory. "
+            "Default: the checkpoint's metadata, else its tensors' names and shapes."
+        ),
+    ] = None
+    activation: Annotated[str | None, option("relu, gelu, beta_gelu, silu, tanh, …")] = None
+    beta: Annotated[float | None, option("β of the activation.")] = None
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which data, and where they lie."""
+
+    data: Annotated[
+        str | None,
+        option(
+            "digits, cifar10, cifar100, mnist, fashion-mnist, imagenet, folder:DIR, a .npz or "
+            ".safetensors file, or package.module:factory. Default: the checkpoint's metadata."
+        ),
+    ] = None
+    data_root: Annotated[str | None, option("Folder of torchvision's data sets.")] = None
+    download: Annotated[bool, option("Fetch a torchvision data set.")] = False
+
+
+@dataclass(frozen=True)
+class DeviceOption:
+    """Where to compute."""
+
+    device: Annotated[str, option("auto, cpu, cuda or cuda:i.")] = "auto"
+
+
+@dataclass(frozen=True)
+class DtypeOption:
+    """In which arithmetic to compute."""
+
+    dtype: Annotated[str, option("float32 or float64.", choices=("float32", "float64"))] = "float32"
+
+
+@dataclass(frozen=True)
+class SeedOption:
+    """The root of all random streams."""
+
+    seed: Annotated[int, option("Seed of all randomness.")] = 0
+
+
+@dataclass(frozen=True)
+class SubjectOptions(SeedOption, DtypeOption, DeviceOption, DataOptions, ModelOptions):
+    """How to find a network and its data, and in which arithmetic to look at them.
+
+    What is None comes from the checkpoint's metadata, else from its tensors' names and shapes.
+    """
+
+    split: Annotated[str, option("train or test.", choices=("train", "test"))] = "train"
+    num_samples: Annotated[
+        int | None,
+        option(
+            "Examples, drawn at random by --seed. Default: 512, or all if there are fewer.", ge=1
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        option(
+            "Examples in a microbatch: memory only, the result does not depend on it.",
+            ge=1,
+        ),
+    ] = None
+    loss: Annotated[
+        str | None,
+        option("cross-entropy or mse. Default: the checkpoint's metadata, else cross-entropy."),
+    ] = None
+    bn: Annotated[
+        str,
+        option("eval: BatchNorm's running statistics; batch: those of the sample, as one batch."),
+    ] = "eval"
+
+    def __post_init__(self) -> None:
+        check(self)
