@@ -107,7 +107,7 @@ def compare(
         InputError: see :func:`hessdiag.spectrum`; a setting that has no part in a comparison.
     """
     asked = settled(EstimatorSettings, settings, changes)
-    common = dataclasses.asdict(asked)
+    common: dict[str, Any] = dataclasses.asdict(asked)
     del common["seed"], common["eigenvectors"]
     if isinstance(batches, Iterator):
         batches = list(batches)
