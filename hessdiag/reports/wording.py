@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 from hessdiag.metadata import Provenance
 from hessdiag.nets import activations
@@ -12,23 +13,32 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 
 def plus_minus(value: float, error: float | None) -> str:
-    """Format value ± error with as many digits as the error warrants."""
+    """Format value ± error with as many digits as the error warrants, six at most.
+
+    The error is rounded up and takes in what rounding the value moved: the printed interval holds
+    ``value ± error``.
+    """
     if not math.isfinite(value):
         return "not finite"
     if error is None or not math.isfinite(error):
         return f"{value:.4g}"
     error = max(error, 1e-7 * abs(value))
-    if max(abs(value), error) < 1e-300:
-        return "0"
     largest = max(abs(value), error)
-    if 1e-3 <= largest < 1e5:
-        digits = min(max(1 - math.floor(math.log10(error)), 0), 6)
-        digits = min(digits, max(5 - math.floor(math.log10(largest)), 0))  # six figures in all
-        return f"{value:.{digits}f} ± {_short(error)}"
-    power = math.floor(math.log10(largest))
-    scale = 10.0**power
-    digits = min(max(1 - math.floor(math.log10(error / scale)), 0), 5)
-    return f"({value / scale:.{digits}f} ± {_short(error / scale)})e{power}"
+    if largest < 1e-300:
+        return "0"
+    power = 0 if 1e-3 <= largest < 1e5 else math.floor(math.log10(largest))
+    exact, bound = (Decimal(repr(float(number))).scaleb(-power) for number in (value, error))
+    digits = min(1 - bound.adjusted(), 5 - max(exact, bound, key=abs).adjusted(), 6)
+    shown = exact.quantize(Decimal(1).scaleb(-max(digits, 0)), ROUND_HALF_EVEN)
+    text = f"{shown} ± {_rounded_up(bound + abs(shown - exact))}"
+    return f"({text})e{power}" if power else text
+
+
+def between(low: float, high: float) -> tuple[str, str]:
+    """Format the ends of an interval with four figures each, rounded outwards."""
+    below = Context(4, ROUND_FLOOR).create_decimal(repr(float(low)))
+    above = Context(4, ROUND_CEILING).create_decimal(repr(float(high)))
+    return f"{float(below):.4g}", f"{float(above):.4g}"
 
 
 def ordinal(number: int) -> str:
@@ -53,8 +63,10 @@ def trained_with(provenance: Provenance) -> str:
     return f", what if: trained with {activations.label(before.activation, before.beta)}"
 
 
-def _short(error: float) -> str:
-    if error < 1e-3:
-        return f"{error:.0e}"
-    digits = max(1 - math.floor(math.log10(error)), 0)
-    return f"{error:.{digits}f}"
+def _rounded_up(error: Decimal) -> str:
+    """Two figures, one of what is below a thousandth."""
+    if error < Decimal("1e-3"):
+        up = Context(1, ROUND_CEILING).plus(error)
+        return f"{float(up):.0e}"
+    places = max(1 - error.adjusted(), 0)
+    return f"{error.quantize(Decimal(1).scaleb(-places), ROUND_CEILING)}"

@@ -14,7 +14,7 @@ from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
 from hessdiag.reports import TITLES
 from hessdiag.reports.comparison.schema import Provenances, notes
-from hessdiag.reports.wording import ordinal, plus_minus, title
+from hessdiag.reports.wording import between, ordinal, plus_minus, title
 from hessdiag.spectra.spectrum_result import Report
 
 
@@ -81,7 +81,7 @@ def _value(found: Estimate | RitzValue) -> str:
 def _interval(change: Change) -> str:
     if isinstance(change.a, RitzValue):
         return ""  # its bound says the same
-    return "none" if change.interval is None else "\\[{:.4g}, {:.4g}]".format(*change.interval)
+    return "none" if change.interval is None else "\\[{}, {}]".format(*between(*change.interval))
 
 
 def _overlap(found: Overlap) -> tuple[str, ...]:

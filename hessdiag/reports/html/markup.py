@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from hessdiag.errors import printable
-from hessdiag.reports.wording import plus_minus
+from hessdiag.reports.wording import between, plus_minus
 
 NONE = "–"
 """Stands for a number that is null."""
@@ -70,8 +70,8 @@ def estimate(found: dict[str, float | None] | None, error: str = "stderr") -> Ma
     if found is None:
         return text(NONE)
     interval: object = found.get("ci95")
-    low, high = interval if isinstance(interval, list) else (None, None)
-    below = tag("small", f"{number(low)} to {number(high)}") if low is not None else ""
+    ends = between(*interval) if isinstance(interval, list) else None
+    below = tag("small", " to ".join(ends).replace("-", "−")) if ends else ""
     return join((number(found["value"], found[error] or None), below))
 
 

@@ -17,7 +17,7 @@ from hessdiag.metadata import Provenance
 from hessdiag.reports import TITLES
 from hessdiag.reports.spectrum.axis import SymlogAxis
 from hessdiag.reports.spectrum.schema import notes
-from hessdiag.reports.wording import BARS, ordinal, plus_minus, title
+from hessdiag.reports.wording import BARS, between, ordinal, plus_minus, title
 from hessdiag.spectra.spectrum_result import Report
 
 
@@ -149,4 +149,4 @@ def _value(estimate: Estimate) -> str:
 def _interval(estimate: Estimate) -> str:
     if estimate.ci95 is None:
         return "none"
-    return f"\\[{estimate.ci95[0]:.4g}, {estimate.ci95[1]:.4g}]"
+    return "\\[{}, {}]".format(*between(*estimate.ci95))

@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from hessdiag import Report
 from hessdiag.metadata import Provenance
 from hessdiag.reports.spectrum.text import spectrum_text
-from hessdiag.reports.wording import plus_minus
+from hessdiag.reports.wording import between, plus_minus
 
 
 def rendered(report: Report, provenance: Provenance | None = None, width: int = 120) -> str:
@@ -123,9 +125,9 @@ def test_markup_and_control_characters_in_names_stay_what_they_are(report: Repor
 @pytest.mark.parametrize(
     ("value", "error", "wanted"),
     [
-        (1.23456, 0.012, "1.235 ± 0.012"),
-        (-1.23456, 0.12, "-1.23 ± 0.12"),
-        (1234.5, 12.0, "1234 ± 12"),
+        (1.23456, 0.012, "1.235 ± 0.013"),
+        (-1.23456, 0.12, "-1.23 ± 0.13"),
+        (1234.5, 12.0, "1234 ± 13"),
         (0.0, 0.5, "0.00 ± 0.50"),
         (0.0, 0.0, "0"),
         (-0.0, 0.0, "0"),
@@ -144,6 +146,22 @@ def test_plus_minus(value: float, error: float | None, wanted: str):
     if wanted == "(-4.000 ± 0.025)e200":
         error = 2.5e198
     assert plus_minus(value, error) == wanted
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_printed_holds_what_it_rounds(seed: int):
+    rng = np.random.default_rng(seed)
+    for value, error in zip(
+        rng.standard_normal(500) * 10.0 ** rng.uniform(-12, 12, 500),
+        10.0 ** rng.uniform(-14, 12, 500),
+        strict=True,
+    ):
+        mantissa, _, power = plus_minus(value, error).strip("(").partition(")e")
+        shown, bound = (Decimal(part).scaleb(int(power or 0)) for part in mantissa.split(" ± "))
+        assert abs(shown - Decimal(value)) + Decimal(error) * Decimal("0.999999") <= bound
+        low, high = map(float, between(value, value + error))
+        assert low <= value
+        assert value + error <= high
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ def test_each_cell_has_a_row_and_the_best_of_a_method_is_marked(complete: Sweep)
     assert lines[1].split() == heads.split()
     rows = [line.split() for line in lines[2:11]]
     assert [row[0] for row in rows] == ["none"] + ["grad-penalty"] * 4 + ["sam"] * 4
-    assert " ".join(rows[0]) == "none 82.00 ± 2.83 82.00 ± 2.83 0.180 ± 0.028 2"
+    assert " ".join(rows[0]) == "none 82.00 ± 2.83 82.00 ± 2.83 0.180 ± 0.029 2"
     best = [(row[0], row[1]) for row in rows if row[-1] == "best"]
     assert best == [("grad-penalty", "0.1"), ("sam", "0")]
     assert lines[12].split() == ["method", "ρ", "hessian.trace"]
-    assert lines[13].split() == ["none", "8.20", "±", "0.28"]
+    assert lines[13].split() == ["none", "8.20", "±", "0.29"]
     assert lines[-1] == "mean ± standard deviation over the seeds"
 
 
