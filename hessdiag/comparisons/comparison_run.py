@@ -107,12 +107,11 @@ def compare(
         InputError: see :func:`hessdiag.spectrum`; a setting that has no part in a comparison.
     """
     asked = settled(EstimatorSettings, settings, changes)
-    common: dict[str, Any] = dataclasses.asdict(asked)
-    del common["seed"], common["eigenvectors"]
     if isinstance(batches, Iterator):
         batches = list(batches)
     layouts = [EmpiricalRisk(m, batches, loss, params=params).layout for m in (model_a, model_b)]
     paired = layouts[0] == layouts[1]
+    kept = {"eigenvectors": paired}
     done = 0.0
 
     def look(model: nn.Module, seed: int, runs_left: int) -> Report:
