@@ -111,7 +111,7 @@ def compare(
         batches = list(batches)
     layouts = [EmpiricalRisk(m, batches, loss, params=params).layout for m in (model_a, model_b)]
     paired = layouts[0] == layouts[1]
-    kept = {"eigenvectors": paired}
+    common: dict[str, Any] = {**dataclasses.asdict(asked), "eigenvectors": paired}
     done = 0.0
 
     def look(model: nn.Module, seed: int, runs_left: int) -> Report:
@@ -128,9 +128,7 @@ def compare(
             dtype=dtype,
             device=device,
             on_progress=show,
-            settings=Settings(
-                **{**dataclasses.asdict(asked), "seed": seed, "eigenvectors": paired}
-            ),
+            settings=Settings(**{**common, "seed": seed}),
         )
 
     a = look(model_a, asked.seed, 2)
