@@ -128,7 +128,7 @@ def compare(
             dtype=dtype,
             device=device,
             on_progress=show,
-            settings=Settings(**{**common, "seed": seed}),
+            settings=settled(Settings, None, {**common, "seed": seed}),
         )
 
     a = look(model_a, asked.seed, 2)
