@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import re
+import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hessdiag.errors import InputError
@@ -16,29 +20,109 @@ from hessdiag.errors import InputError
 LARGEST = 64 << 20
 """Bytes of a text that is read; a report on every layer of a large network takes a few million."""
 
+_TEMPORARY = re.compile(r"\.hessdiag-[a-z0-9_]{8}")
+
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Generator[Path]:
+def replacing(
+    path: str | os.PathLike[str], *, keep: str | os.PathLike[str] | None = None
+) -> Generator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path``, else it vanishes.
+
+    At every instant ``path`` is the old file or the new one, whole and on the disk. A link stays a
+    link, and the file's mode is kept.
+
+    Args:
+        path: of the file.
+        keep: another name in its folder, under which the file that is replaced stays.
 
     Raises:
         InputError: the folder does not exist or cannot be written.
     """
     check_writable(path)
-    target = Path(path).resolve()  # a link stays a link
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".hessdiag-")
-    os.close(handle)
-    temporary = Path(name)
+    handle, temporary = None, None
     try:
+        target = Path(path).resolve()  # a link stays a link
+        temporary, mode = _spare(target), _mode(target)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        handle = os.open(temporary, flags, 0o666 if mode is None else 0o600)
+        with suppress(OSError):  # as long as it is locked, no other process takes it for a leftover
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if mode is not None:
+            os.fchmod(handle, mode)
+        os.fsync(handle)
+        if keep is not None:
+            _link(target, Path(keep))
         temporary.replace(target)
+        _sync_folder(target.parent)
     except OSError as error:
-        raise InputError(f"cannot write {target}", got=error.strerror or error) from error
+        raise InputError(f"cannot write {path}", got=error.strerror or error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        if handle is not None:
+            with suppress(OSError):
+                os.close(handle)
+
+
+def _mode(target: Path) -> int | None:
+    with suppress(FileNotFoundError):
+        return stat.S_IMODE(target.stat().st_mode)
+    return None
+
+
+def _spare(target: Path) -> Path:
+    """Think of a name beside ``target`` that ``remove_leftovers`` knows."""
+    return target.with_name(f".hessdiag-{secrets.token_hex(4)}")
+
+
+def _link(target: Path, name: Path) -> None:
+    """Give the file a second name, in one step, and leave it the first."""
+    spare = _spare(target)
+    try:
+        try:
+            os.link(target, spare)
+        except FileNotFoundError:
+            return
+        except OSError:  # a file system without hard links
+            shutil.copyfile(target, spare)
+            with spare.open("rb") as file:
+                os.fsync(file.fileno())
+        spare.replace(name)
+    finally:
+        spare.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until a new name is on the disk, where folders can be opened for that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed; those of living ones are locked."""
+    with suppress(OSError):
+        names = [name for name in os.listdir(folder) if _TEMPORARY.fullmatch(name)]
+        for name in names:
+            with suppress(OSError):
+                handle = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if stat.S_ISREG(os.fstat(handle).st_mode):
+                        os.unlink(folder / name)
+                finally:
+                    os.close(handle)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -121,9 +205,3 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """Hash a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

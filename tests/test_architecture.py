@@ -9,7 +9,17 @@ import hessdiag
 
 ROOT = Path(hessdiag.__file__).parent
 FLOORS = (
-    {"errors", "seeds", "parts", "settings", "subject_options", "metadata", "files", "factories"},
+    {
+        "errors",
+        "seeds",
+        "parts",
+        "settings",
+        "subject_options",
+        "metadata",
+        "files",
+        "locks",
+        "factories",
+    },
     {"linalg", "nets", "data"},
     {"curvature"},
     {"spectra", "landscapes"},

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hessdiag.errors import printable
+
 if TYPE_CHECKING:
     from hessdiag.spectra.spectrum_run import Progress as Passes
 
@@ -22,6 +24,11 @@ def out() -> Console:
 def err() -> Console:
     """Console on stderr."""
     return Console(stderr=True, highlight=False)
+
+
+def note(text: str) -> None:
+    """Say what a user should know, though nothing is wrong."""
+    err().print(printable(f"note: {text}"), markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def sweep(
     from hessdiag.reports.sweep.plot import sweep_figure
     from hessdiag.reports.sweep.schema import sweep_json
     from hessdiag.reports.sweep.text import sweep_text
-    from hessdiag.reports.training.write import write_report
+    from hessdiag.reports.training.write import OUTPUTS, write_report
     from hessdiag.training import folder, tracking
     from hessdiag.training import sweep as sweeps
 
@@ -110,6 +110,7 @@ def sweep(
             download=base.download,
             on_step=bar.update,
             on_finished=write_report,
+            outputs=OUTPUTS,
         ):
             files.write_text(place / folder.SWEEP, dumps(sweep_json(found)))
     results.deliver(

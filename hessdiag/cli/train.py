@@ -132,7 +132,9 @@ def train(
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(help="Folder of the run. Default: runs/<recipe>-<reg>-<time>."),
+        typer.Option(
+            help="Folder of the run. Default: a new one, runs/<recipe>-<reg>-<time>-<id>."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
     save_every: Annotated[
@@ -149,7 +151,6 @@ def train(
     it never was. `train recipes` lists the recipes, `train sweep` trains over a grid of choices,
     `train sensing` recovers a matrix with noise. Under torchrun, the processes share every batch.
     """
-    import time
     from pathlib import Path
 
     from hessdiag import subject
@@ -196,38 +197,64 @@ def train(
         compile=compiled,
     )
     tracking.check(run.track)
-    name = f"{run.recipe.name}-{run.regulariser}-{time.strftime('%Y%m%d-%H%M%S')}"
     where = subject.resolve_device(running.device)
-    place = Path(processes.agreed(out or f"runs/{name}"))
-    if processes.is_first():
-        folder.check_free(place, force=force)
-    with processes.in_turn():  # the first one downloads, the others find what it got
-        sets = loop.load_data(run, download=base.download)
-    with folder.made(place) if processes.is_first() else nullcontext():
+    name = folder.unused(f"runs/{run.recipe.name}-{run.regulariser}") if out is None else Path(out)
+    place = processes.agreed(name)
+    with folder.owned(place, new=out is None) if processes.is_first() else nullcontext():
+        if processes.is_first():
+            folder.check_free(place, force=force)
+        with processes.in_turn():  # the first one downloads, the others find what it got
+            sets = loop.load_data(run, download=base.download)
         _go(run, place, sets, where, None, running)
 
 
 def resume(
     run: Annotated[str, typer.Argument(help="Folder of the run.")],
     running: RunningOptions,
+    model: Annotated[
+        str | None, typer.Option(help="The run's package.module:factory, if it has one.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The run's package.module:factory of data, if it has one.")
+    ] = None,
 ) -> None:
     """Go on with a run that was stopped, bit for bit as if it never was (on the same device)."""
     from pathlib import Path
 
     from hessdiag import subject
     from hessdiag.cli import console
-    from hessdiag.errors import printable
     from hessdiag.linalg import processes
     from hessdiag.training import folder, loop, state
 
     place = Path(run)
-    config = folder.read_config(place)
-    payload, remark = state.load(place)
+    trusted = {"model": model, "data": data}
+    _check_code(folder.read_config(place), trusted)
     where = subject.resolve_device(running.device)
-    if remark is not None and processes.is_first():
-        console.err().print(printable(f"note: {remark}"), markup=False)
-    sets = loop.load_data(config)
-    _go(config, place, sets, where, payload, running)
+    with folder.owned(place) if processes.is_first() else nullcontext():
+        config = folder.read_config(place)
+        _check_code(config, trusted)
+        payload, remark = state.load(place)
+        if remark is not None and processes.is_first():
+            console.note(remark)
+        sets = loop.load_data(config)
+        _go(config, place, sets, where, payload, running)
+
+
+def _check_code(config: Config, trusted: dict[str, str | None]) -> None:
+    """A folder must not choose which code of this machine is run: only an option may."""
+    from hessdiag import factories
+    from hessdiag.errors import InputError
+
+    for name, option in trusted.items():
+        chosen = getattr(config.recipe, name)
+        if option is None and factories.is_factory(chosen):
+            raise InputError(
+                "the run's configuration names code to run",
+                got=repr(chosen),
+                hint=f"if you trust it, pass --{name} {chosen}",
+            )
+        if option not in (None, chosen):
+            raise InputError(f"the run has another {name}", got=f"--{name} {option}", wanted=chosen)
 
 
 def recipes() -> None:
@@ -273,6 +300,7 @@ def _go(
             payload=payload,
             on_step=lambda now: bar.update(now.step, now.num_steps, now.summary()),
             on_epoch=show_epoch,
+            on_remark=console.note if writes else lambda _: None,
         )
     if not writes:
         return

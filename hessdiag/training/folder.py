@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
-import shutil
-import tomllib
-from collections.abc import Generator, Sequence
+import secrets
+import time
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hessdiag import locks
 from hessdiag.errors import InputError
-from hessdiag.files import check_writable, read_text, write_text
+from hessdiag.files import (
+    LARGEST,
+    check_writable,
+    read_bytes,
+    read_text,
+    remove_leftovers,
+    replacing,
+    sha256,
+    write_text,
+)
 from hessdiag.training import state
-from hessdiag.training.recipes import Recipe, override, typed
-from hessdiag.training.task import Strengths
+from hessdiag.training.recipes import override
+from hessdiag.training.run_config import Config
 
 CONFIG, METRICS, LAST, BEST = (
     "config.toml",
@@ -28,164 +36,167 @@ CONFIG, METRICS, LAST, BEST = (
     "best.safetensors",
 )
 STEPS, CURVES, REPORT = "steps.jsonl", "curves.png", "report.json"
-BOARD = "tensorboard"  # a folder of its own
+BOARD, EVENTS = "tensorboard", ".hessdiag"  # a folder of its own, the end of our files' names
 SWEEP = "sweep.json"  # in the folder above those of a sweep's runs
-FILES = (CONFIG, METRICS, STEPS, LAST, BEST, CURVES, REPORT, state.CURRENT, state.PREVIOUS)
-
-
-@dataclass(frozen=True)
-class Config:
-    """All that a run is made of; two runs of one configuration are equal, bit for bit.
-
-    Attributes:
-        recipe: network, data, optimiser, schedule.
-        regulariser: name.
-        strengths: its options, complete.
-        seed: of all randomness.
-        num_samples: training examples drawn, or None for all.
-        data_root: folder of torchvision's data sets, or None.
-        save_every: steps between states; None for one an epoch.
-        on_nonfinite: "stop" or "skip", for a step whose loss or gradient is not finite.
-        log_every: steps between rows of steps.jsonl; None for none.
-        track: metrics to measure, see :class:`hessdiag.training.tracking.Tracker`.
-        track_every: epochs between measurements; the last epoch is measured always.
-        pac_bayes: whether the report is to hold the PAC-Bayes bound.
-        compile: whether torch.compile is to translate the network, for methods of first order.
-    """
-
-    recipe: Recipe
-    regulariser: str
-    strengths: Strengths
-    seed: int = 0
-    num_samples: int | None = None
-    data_root: str | None = None
-    save_every: int | None = None
-    on_nonfinite: str = "stop"
-    log_every: int | None = None
-    track: tuple[str, ...] = ()
-    track_every: int = 1
-    pac_bayes: bool = False
-    compile: bool = False
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the configuration."""
-        return hashlib.sha256(self.to_toml().encode()).hexdigest()
-
-    def to_toml(self) -> str:
-        """Lay the configuration out; None is left out."""
-        sections = {
-            "recipe": dataclasses.asdict(self.recipe),
-            "strengths": dataclasses.asdict(self.strengths),
-        }
-        own = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in sections
-        }
-        lines = [f"{name} = {_toml(value)}" for name, value in own.items() if value is not None]
-        for section, fields in sections.items():
-            lines += ["", f"[{section}]"]
-            lines += [
-                f"{key} = {_toml(value)}" for key, value in fields.items() if value is not None
-            ]
-        return "\n".join(lines) + "\n"
-
-    @classmethod
-    def from_toml(cls, text: str) -> Config:
-        """Read what ``to_toml`` wrote.
-
-        Raises:
-            InputError: it is no such thing.
-        """
-        try:
-            raw: dict[str, Any] = tomllib.loads(text)
-            fields: dict[str, Any] = {"activation": None, **_checked(Recipe, raw.pop("recipe"))}
-            strengths = Strengths(**_checked(Strengths, raw.pop("strengths")))
-            return cls(recipe=Recipe(**fields), strengths=strengths, **_checked(cls, raw))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(
-                "the run's configuration cannot be read", got=f"{CONFIG}: {error}"
-            ) from error
+FILES = (CONFIG, state.CURRENT, state.PREVIOUS, METRICS, STEPS, LAST, BEST, CURVES, REPORT)
 
 
 def check_free(folder: Path, *, force: bool) -> None:
     """Refuse a folder that holds a run, unless ``force`` says to replace it.
 
     Raises:
-        InputError: it holds a run.
+        InputError: it holds a run; with ``force``, files that no run of ours wrote.
     """
-    if not force and _holds_a_run(folder):
+    present = _present(folder)
+    if present and not force:
         raise InputError(
             "the run's folder holds a run already",
             got=folder,
             hint="choose another --out, or --force; to go on with it: hessdiag train resume",
         )
+    if present:
+        try:
+            read_config(folder)
+        except InputError as error:
+            raise InputError(
+                "the run's folder holds files that are of no run",
+                got=f"{', '.join(present)} in {folder}; {error.what}",
+                hint="choose another --out, or move them",
+            ) from error
+
+
+def unused(stem: str) -> Path:
+    """Think of a folder that no run has, for one that begins now."""
+    return Path(f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}")
 
 
 @contextmanager
-def made(folder: Path) -> Generator[None]:
-    """Make the folder of a run; what is made here goes again if the run comes to nothing.
+def owned(folder: Path, *, new: bool = False) -> Generator[None]:
+    """Make the folder of a run or a sweep, and own it: nobody else writes into it meanwhile.
+
+    A folder made here goes again if the block fails before there is more in it than a
+    configuration. Nothing else is ever cleaned up, but what killed processes left half-written.
+
+    Args:
+        folder: of a run or of a sweep.
+        new: whether it must not be there yet.
 
     Raises:
-        InputError: it cannot be made or written.
+        InputError: it cannot be made or written; another process owns it; or something in it with
+            the name of a run's file would lead a run out of the folder.
     """
-    new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
-    replaces = _holds_a_run(folder)
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=not new)
     except (OSError, ValueError) as error:
         got = getattr(error, "strerror", error)
         raise InputError(f"cannot make the folder {folder}", got=got) from error
     try:
         check_writable(folder / CONFIG)
-        yield
+        with locks.owning(folder):
+            remove_leftovers(folder)
+            _check_places(folder)
+            before = _present(folder)
+            try:
+                yield
+            except BaseException:
+                if not before and _present(folder) == [CONFIG]:  # it came to nothing
+                    with suppress(OSError):
+                        (folder / CONFIG).unlink()
+                raise
     except BaseException:
-        if not replaces and not (folder / state.CURRENT).exists():  # nothing to go on with
-            with suppress(OSError):
-                _clear(folder)
-            with suppress(OSError):  # not empty
-                for path in new:
-                    path.rmdir()
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
         raise
 
 
 def prepare(folder: Path, config: Config) -> None:
-    """Start a run's folder; what an earlier run left in it goes.
+    """Start a run's folder; what an earlier run left in it goes, its states first.
 
     Raises:
         InputError: it cannot be written.
     """
-    _clear(folder)
-    write_text(folder / CONFIG, config.to_toml())
+    with replacing(folder / CONFIG) as temporary:  # at every instant, one configuration is there
+        temporary.write_text(config.to_toml(), encoding="utf-8")
+        for path in (*(folder / name for name in FILES if name != CONFIG), *_events(folder)):
+            path.unlink(missing_ok=True)
 
 
-def is_finished(folder: Path, config: Config) -> bool:
-    """Tell whether ``folder`` holds the run of ``config``, with all its epochs.
+def is_finished(folder: Path, config: Config, outputs: Sequence[str] = ()) -> bool:
+    """Tell whether ``folder`` holds the run of ``config``, with all its epochs and files.
+
+    Args:
+        folder: that may hold it.
+        config: of the run.
+        outputs: names of files that are written after training.
 
     Raises:
         InputError: it holds the run of another configuration.
     """
-    if not _holds_a_run(folder):
+    if not _present(folder):
         return False
-    path = folder / CONFIG
-    if not path.exists() or path.read_bytes() != config.to_toml().encode():
+    try:
+        same = read_bytes(folder / CONFIG, LARGEST) == config.to_toml().encode()
+    except OSError:
+        same = False
+    if not same:
         raise InputError(
             "the run's folder holds a run of another configuration",
             got=folder,
             hint="choose another --out, or remove that folder",
         )
-    return (folder / METRICS).exists() and len(read_metrics(folder)) == config.recipe.epochs
+    present = {*_present(folder)}
+    return (
+        present.issuperset((METRICS, LAST, *outputs))
+        and len(read_metrics(folder)) == config.recipe.epochs
+        and _is_reported(folder)
+    )
 
 
-def _holds_a_run(folder: Path) -> bool:
-    return any(os.path.exists(folder / name) for name in FILES)
+def digest(path: Path) -> str | None:
+    """Hash a file's bytes; None if they cannot be read."""
+    try:
+        return sha256(path)
+    except OSError:
+        return None
 
 
-def _clear(folder: Path) -> None:
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / BOARD, ignore_errors=True)
+def _is_reported(folder: Path) -> bool:
+    """Tell whether the last checkpoint is the one of the report, if there is a report."""
+    try:
+        report = json.loads(read_text(folder / REPORT))
+        return report["checkpoint"]["sha256"] == sha256(folder / LAST)
+    except FileNotFoundError:
+        return not os.path.lexists(folder / REPORT)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _present(folder: Path) -> list[str]:
+    """List the files in the folder that have the name of a run's."""
+    return [name for name in FILES if os.path.lexists(folder / name)]
+
+
+def _events(folder: Path) -> Iterable[Path]:
+    """List TensorBoard's events that runs of ours wrote."""
+    place = folder / BOARD
+    return [] if place.is_symlink() else place.glob(f"events.*{EVENTS}")
+
+
+def _check_places(folder: Path) -> None:
+    """Refuse links and folders in place of a run's files: nothing is written through them."""
+    for name in (*FILES, SWEEP, BOARD):
+        path = folder / name
+        if path.is_symlink():
+            got = f"{path}, a link to {os.readlink(path)}"
+        elif path.exists() and path.is_dir() != (name == BOARD):
+            got = f"{path}, a {'file' if name == BOARD else 'folder'}"
+        else:
+            continue
+        raise InputError(
+            "the run's folder has something else in place of a run's file", got=got, hint="move it"
+        )
 
 
 def read_config(folder: Path) -> Config:
@@ -242,15 +253,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _toml(value: Any) -> str:
-    """Write a string, number, truth value or list of them; JSON's forms are TOML's, too."""
-    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-    return text.replace("\x7f", "\\u007f")
-
-
-def _checked(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
-    """Check values against the annotations of a dataclass's fields."""
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(kind)}
-    return {name: typed(name, value, kinds[name]) for name, value in raw.items()}

@@ -21,7 +21,7 @@ from hessdiag.linalg import processes
 from hessdiag.metadata import Provenance
 from hessdiag.nets import pretrained
 from hessdiag.seeds import stream
-from hessdiag.training import folder
+from hessdiag.training import folder, resumption
 from hessdiag.training.feeds import Data, examples
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch, Finished, Standing
@@ -41,6 +41,7 @@ def train(
     payload: dict[str, Any] | None = None,
     on_step: Callable[[Standing], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    on_remark: Callable[[str], None] = lambda _: None,
 ) -> Finished:
     """Train a network and keep metrics, checkpoints and the full state in ``out``.
 
@@ -61,6 +62,7 @@ def train(
         payload: a state to go on from, or None to start.
         on_step: called after each step.
         on_epoch: called after each epoch.
+        on_remark: called with what a user should know of a run that goes on.
 
     Raises:
         InputError: labels or data that do not fit; a loss or gradient that is not finite; too
@@ -69,12 +71,13 @@ def train(
     began = time.perf_counter()
     device = torch.device(device)
     forked = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked), _advising(config):
+    with torch.random.fork_rng(devices=forked), resumption.threads_of(payload), _advising(config):
         run = Run(config, data, test, out, device, num_workers=num_workers)
         if payload is None:
             run.begin()
         else:
-            _restore(run, payload)
+            for remark in resumption.go_on(run, payload):
+                on_remark(remark)
         processes.wait()
         while run.step < run.num_steps:
             run.advance()
@@ -124,21 +127,6 @@ def load_data(config: Config, *, download: bool = False) -> tuple[Data, Data | N
         recipe.data, split="test", root=root, download=download, mean=data.mean, std=data.std
     )
     return data, test
-
-
-def _restore(run: Run, payload: dict[str, Any]) -> None:
-    """Go to a state; a checksum can be forged, so it may hold anything."""
-    try:
-        run.restore(payload)
-        known, groups = run.optimizer.defaults.keys(), run.optimizer.param_groups
-        if any(known - group.keys() for group in groups):
-            raise KeyError("param_groups")
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputError(
-            "the run's state is damaged",
-            got=f"{type(error).__name__}: {error}"[:160],
-            hint="start anew with train --force",
-        ) from error
 
 
 def _finished(run: Run, began: float) -> Finished:

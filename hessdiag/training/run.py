@@ -27,6 +27,7 @@ from hessdiag.training.optimisation import initialise, learning_rate, make_optim
 from hessdiag.training.task import Step, Streams, Task
 from hessdiag.training.tracking import make_tracker
 
+LOGGED = ("step", "lr", "loss", "gradient_norm")  # of a step's row
 _LOOK_EVERY = {"cpu": 1, "cuda": 50}  # steps between looks at whether all was finite: GPUs wait
 
 
@@ -186,17 +187,22 @@ class Run:
         best = max((e.score for e in self.epochs if e.score is not None), default=None)
         self.epochs.append(epoch)
         if processes.is_first():
-            metadata = self._metadata(epoch)
-            checkpoints.save(self.out / folder.LAST, self.model, metadata)
-            if best is None or (epoch.score is not None and epoch.score > best):
-                checkpoints.save(self.out / folder.BEST, self.model, metadata)
-            if config.log_every:
-                folder.write_steps(self.out, self.logged)
-            # last, as they tell that the epoch is done
-            folder.write_metrics(self.out, [row.to_row() for row in self.epochs])
+            is_best = best is None or (epoch.score is not None and epoch.score > best)
+            self.write(epoch, is_best=is_best)
         self._reset_totals()
         self.coming = None
         return epoch
+
+    def write(self, epoch: Epoch, *, is_best: bool) -> None:
+        """Write what is known after the epoch, and its weights."""
+        metadata = self._metadata(epoch)
+        checkpoints.save(self.out / folder.LAST, self.model, metadata)
+        if is_best:
+            checkpoints.save(self.out / folder.BEST, self.model, metadata)
+        if self.config.log_every:
+            folder.write_steps(self.out, self.logged)
+        # last, as they tell that the epoch is done
+        folder.write_metrics(self.out, [row.to_row() for row in self.epochs])
 
     def save(self) -> None:
         """Write the state."""
@@ -215,36 +221,10 @@ class Run:
                 "epochs": [epoch.to_row() for epoch in self.epochs],
                 "logged": self.logged,
                 "speed": (self.num_seen, self.seconds),
+                "threads": torch.get_num_threads(),
+                "processes": processes.count(),
             }
             state.save(self.out, payload)
-
-    def restore(self, payload: dict[str, Any]) -> None:
-        """Go to the state that ``save`` wrote.
-
-        Raises:
-            InputError: it is of another configuration or of other data.
-        """
-        for name, own in (("config", self.config.digest), ("data", self.data.sha256)):
-            if payload.get(name) != own:
-                what = "configuration" if name == "config" else "training data"
-                raise InputError(
-                    f"the run's {what} changed since its state was written",
-                    got=f"another {what}",
-                    hint="undo the change, or start anew with train --force",
-                )
-        if not 0 <= payload["step"] <= self.num_steps:
-            raise ValueError(f"step {payload['step']} of {self.num_steps}")
-        self.step = payload["step"]
-        self.model.load_state_dict(payload["model"])
-        self.optimizer.load_state_dict(payload["optimizer"])
-        if processes.is_first():
-            self.totals = payload["totals"].to(self.device)
-        self.num_skipped = payload["num_skipped"]
-        self.epochs = [Epoch.from_row(row) for row in payload["epochs"]]
-        self.logged = payload["logged"]
-        self.num_seen, self.seconds = payload["speed"]
-        for _ in range(-(-self.step // self.per_epoch)):  # the order of the epochs begun
-            self.batches = shuffled(self.training, self.config.recipe.batch_size, self.order)
 
     def _descend(self, step: Step) -> None:
         for tensor, gradient in zip(self.objective.parameters, step.gradient, strict=True):
@@ -262,9 +242,8 @@ class Run:
     def _log(self, loss: Tensor, norm: Tensor) -> None:
         every = self.config.log_every
         if every and (self.step + 1) % every == 0:
-            lr = self.optimizer.param_groups[0]["lr"]
-            row = {"loss": float(loss), "gradient_norm": float(norm)}
-            self.logged.append({"step": self.step + 1, "lr": lr, **row})
+            row = (self.step + 1, self.optimizer.param_groups[0]["lr"], float(loss), float(norm))
+            self.logged.append(dict(zip(LOGGED, row, strict=True)))
 
     def _reset_totals(self) -> None:
         self.totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, right, all

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _DIGEST_LENGTH = 64  # hexadecimal SHA-256 of the rest, at the head of the file
 
 
 def save(folder: Path, payload: dict[str, Any]) -> None:
-    """Write the state; whenever the process dies, one good state is left.
+    """Write the state and keep the one before; there is a current one at every instant.
 
     Args:
         folder: of the run.
@@ -32,16 +33,20 @@ def save(folder: Path, payload: dict[str, Any]) -> None:
     content = buffer.getvalue()
     digest = hashlib.sha256(content).hexdigest().encode()
     current = folder / CURRENT
-    with replacing(current) as temporary:
+    keep = (
+        folder / PREVIOUS if _is_intact(current) else None
+    )  # a damaged one pushes no good one out
+    with replacing(current, keep=keep) as temporary:
         temporary.write_bytes(digest + content)
-        if current.exists() and _is_intact(current):  # a damaged one must not push a good one out
-            os.replace(current, folder / PREVIOUS)
 
 
 def _is_intact(path: Path) -> bool:
-    with path.open("rb") as file:
-        digest = file.read(_DIGEST_LENGTH)
-        return hashlib.file_digest(file, "sha256").hexdigest().encode() == digest
+    try:
+        with path.open("rb") as file:
+            digest = file.read(_DIGEST_LENGTH)
+            return hashlib.file_digest(file, "sha256").hexdigest().encode() == digest
+    except OSError:
+        return False
 
 
 def load(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
@@ -54,7 +59,7 @@ def load(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     Raises:
         InputError: all that there is is damaged.
     """
-    if not any((folder / name).exists() for name in (CURRENT, PREVIOUS)):
+    if not any(os.path.lexists(folder / name) for name in (CURRENT, PREVIOUS)):
         return None, "no state was written yet; starting from the beginning"
     reasons: list[str] = []
     for name in (CURRENT, PREVIOUS):
@@ -62,13 +67,23 @@ def load(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
         try:
             content = read_bytes(path)
             digest, rest = content[:_DIGEST_LENGTH], content[_DIGEST_LENGTH:]
-            if hashlib.sha256(rest).hexdigest().encode() != digest:
-                raise ValueError("its checksum is wrong")
-            payload = torch.load(io.BytesIO(rest), weights_only=True, map_location="cpu")
         except FileNotFoundError:
             reasons.append(f"{name} is not there")
-        except Exception as error:  # damaged bytes may raise anything
-            reasons.append(f"{name} is damaged: {error}")
+            continue
+        except OSError as error:
+            reasons.append(f"{name} is damaged: {error.strerror}")
+            continue
+        if hashlib.sha256(rest).hexdigest().encode() != digest:
+            reasons.append(f"{name} is damaged: its checksum is wrong")
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                payload = torch.load(io.BytesIO(rest), weights_only=True, map_location="cpu")
+            if not isinstance(payload, dict):
+                raise TypeError(type(payload).__name__)
+        except Exception as error:  # forged bytes may raise anything, and torch's words give advice
+            reasons.append(f"{name} is damaged: it holds no state ({type(error).__name__})")
         else:
             return payload, f"{reasons[0]}; going on from {name}" if reasons else None
     raise InputError(

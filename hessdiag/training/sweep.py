@@ -85,6 +85,7 @@ def run(
     download: bool = False,
     on_step: Callable[[float, int, str], None] | None = None,
     on_finished: Callable[[Finished], None] = lambda _: None,
+    outputs: Sequence[str] = (),
 ) -> Generator[Sweep]:
     """Train what is not trained yet, each run in its own folder in ``out``.
 
@@ -99,6 +100,7 @@ def run(
         download: whether torchvision may download the data.
         on_step: called with (runs done, a fraction of one included; runs to be done; name).
         on_finished: called after each run that came to its end.
+        outputs: names of the files that it writes; a run without them is not finished.
 
     Yields:
         The sweep as far as it is known: after each run, and once if there is nothing to do.
@@ -107,7 +109,7 @@ def run(
         InputError: the folder of a run holds one of another configuration; data that cannot be
             loaded; a folder that cannot be written.
     """
-    trials = {trial.name: _recall(trial, out / trial.name) for trial in sweep.trials}
+    trials = {trial.name: trial for trial in sweep.trials}
 
     def known() -> Sweep:
         cells = [
@@ -116,27 +118,29 @@ def run(
         ]
         return Sweep(cells)
 
-    left = [trial for trial in trials.values() if not trial.epochs]
-    if not left:
-        yield known()
-        return
+    left: list[Trial] = []
     done = 0
 
     def report(standing: Standing) -> None:
         if on_step is not None:
             on_step(done + standing.step / standing.num_steps, len(left), left[done].name)
 
-    with folder.made(out):
+    with folder.owned(out):
+        for name, trial in trials.items():
+            trials[name] = _recall(trial, out / name, outputs)
+        left += [trial for trial in trials.values() if not trial.epochs]
+        if not left:
+            yield known()
         for _, sharing in groupby(left, key=lambda trial: _sample(trial.config)):
             group = list(sharing)
             sets = loop.load_data(group[0].config, download=download)
             for trial in group:
-                place = out / trial.name
                 trials[trial.name] = _train(
                     trial,
-                    place,
+                    out / trial.name,
                     *sets,
                     on_finished,
+                    outputs,
                     device=device,
                     num_workers=num_workers,
                     on_step=report,
@@ -151,21 +155,24 @@ def _train(
     data: Data,
     test: Data | None,
     on_finished: Callable[[Finished], None],
+    outputs: Sequence[str],
     **options: Any,
 ) -> Trial:
     """Train from the state in ``place``, or from the start; a failure is a result."""
     try:
-        with folder.made(place):
+        with folder.owned(place):
+            if (known := _recall(trial, place, outputs)).epochs:  # others may have been here
+                return known
             payload, _ = state.load(place)
             on_finished(loop.train(trial.config, data, test, out=place, payload=payload, **options))
     except InputError as error:
         reason = error.what if error.got is None else f"{error.what}: {error.got}"
         return replace(trial, failure=reason)
-    return _recall(trial, place)
+    return _recall(trial, place, outputs)
 
 
-def _recall(trial: Trial, place: Path) -> Trial:
-    if not folder.is_finished(place, trial.config):
+def _recall(trial: Trial, place: Path, outputs: Sequence[str]) -> Trial:
+    if not folder.is_finished(place, trial.config, outputs):
         return trial
     return replace(trial, epochs=[Epoch.from_row(row) for row in folder.read_metrics(place)])
 

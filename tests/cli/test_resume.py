@@ -1,12 +1,15 @@
 """``hessdiag train resume``, and what stopped or failed runs leave behind."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from hessdiag import locks
 from hessdiag.training import folder, loop, state
 from hessdiag.training.history import Finished, Standing
 from tests.cli.conftest import Run, images
@@ -71,9 +74,23 @@ def test_a_factorys_run_goes_on(run: Run, here: Path, monkeypatch):
     (here / "resumable_nets.py").write_text(
         "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     )
-    stopped(run, monkeypatch, 7, *LONGER, "--model", "resumable_nets:net", "--out", "run")
-    outcome = run("train", "resume", "run")
+    model = ("--model", "resumable_nets:net")
+    stopped(run, monkeypatch, 7, *LONGER, *model, "--out", "run")
+    outcome = run("train", "resume", "run", *model)
     assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("name", ["model", "data"])
+def test_a_folder_alone_does_not_run_a_factory(run: Run, here: Path, name: str):
+    """A folder from somebody else must not choose which code of this machine is called."""
+    (here / "trap.py").write_text("from pathlib import Path\nPath('it-ran').touch()\n")
+    assert run("train", *TINY, "--out", "run").code == 0
+    config = here / "run/config.toml"
+    text = re.sub(rf'^{name} = ".*"', f'{name} = "trap:f"', config.read_text("utf-8"), flags=re.M)
+    config.write_text(text, "utf-8")
+    refused(run("train", "resume", "run"), f"names code to run.*trap:f.*--{name} trap:f")
+    refused(run("train", "resume", "run", f"--{name}", "trap:g"), f"another {name}.*trap:g.*trap:f")
+    assert not (here / "it-ran").exists()
 
 
 def test_a_finished_run_stays_as_it_is(run: Run, here: Path):
@@ -110,6 +127,61 @@ def test_a_damaged_state_is_told_and_the_one_before_taken(run: Run, here: Path, 
     whole, parts = contents(here / "whole"), contents(here / "parts")
     for name in ("model.safetensors", "best.safetensors", "metrics.jsonl"):
         assert whole[name] == parts[name]
+
+
+@pytest.mark.parametrize("size", [None, 0, 100])
+@pytest.mark.parametrize("name", ["model.safetensors", "best.safetensors", "metrics.jsonl"])
+def test_what_a_finished_run_has_lost_comes_from_its_state(
+    run: Run, here: Path, name: str, size: int | None
+):
+    assert run("train", *TINY, "--out", "run").code == 0
+    before = contents(here / "run")
+    path = here / "run" / name
+    if size is None:
+        path.unlink()
+    else:
+        path.write_bytes(before[name][:size])
+    outcome = run("train", "resume", "run")
+    assert outcome.code == 0
+    assert f"note: {name} was damaged or missing, and is written anew" in outcome.err
+    assert contents(here / "run") == before
+
+
+def test_a_best_checkpoint_that_no_state_holds_is_told(run: Run, here: Path):
+    """At a learning rate that rises too far, the best epoch is not the last."""
+    (here / "r.toml").write_text('lr = 6.0\nschedule = "constant"\nwarmup_epochs = 6.0\n')
+    args = ("--config", "r.toml", "--model", "mlp-16", "--epochs", 6, "--num-samples", 300)
+    assert run("train", *args, "--out", "run").code == 0
+    (here / "run/best.safetensors").write_bytes(b"")
+    outcome = run("train", "resume", "run")
+    assert outcome.code == 0
+    assert "note: best.safetensors is lost: no state holds the weights of epoch" in outcome.err
+
+
+def test_threads_are_those_that_the_run_began_with(run: Run, here: Path, monkeypatch):
+    counts: list[int] = []
+    real = loop.Run.advance
+    monkeypatch.setattr(
+        loop.Run, "advance", lambda r: (counts.append(torch.get_num_threads()), real(r))
+    )
+    own = torch.get_num_threads()
+    stopped(run, monkeypatch, 7, *LONGER, "--out", "run")
+    torch.set_num_threads(own + 1)
+    try:
+        assert run("train", "resume", "run").code == 0
+        assert torch.get_num_threads() == own + 1
+    finally:
+        torch.set_num_threads(own)
+    assert set(counts) == {own}
+
+
+def test_a_run_in_use_is_left_alone(run: Run, here: Path):
+    assert run("train", *TINY, "--out", "run").code == 0
+    before = contents(here / "run")
+    with locks.owning(here / "run"):
+        for command in (("resume", "run"), ("--out", "run", "--force")):
+            refused(run("train", *command), r"another process works in.*process \d+ on .* since")
+    assert contents(here / "run") == before
 
 
 def test_only_damaged_states(run: Run, here: Path):

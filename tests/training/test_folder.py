@@ -2,12 +2,14 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hessdiag import files, locks
 from hessdiag.errors import InputError
 from hessdiag.training import folder, methods, state
 from hessdiag.training.folder import Config
@@ -196,26 +198,71 @@ def test_a_folder_that_holds_anything_of_a_run_is_not_free(tmp_path: Path):
     (place / "notes.txt").write_text("mine")
     folder.check_free(place, force=False)
     for name in folder.FILES:
-        (place / name).write_text("")
+        (place / name).symlink_to("nowhere")
         with pytest.raises(InputError, match=r"(?s)holds a run already.*--force.*train resume"):
             folder.check_free(place, force=False)
-        folder.check_free(place, force=True)
         (place / name).unlink()
 
 
+def test_only_what_a_run_of_ours_left_may_be_replaced(tmp_path: Path):
+    (tmp_path / folder.LAST).write_text("somebody's weights")
+    with pytest.raises(InputError, match=r"(?s)of no run.*model.safetensors"):
+        folder.check_free(tmp_path, force=True)
+    (tmp_path / folder.CONFIG).write_text("[somebody]\n")
+    with pytest.raises(InputError, match=r"(?s)of no run.*config.toml, model.safetensors"):
+        folder.check_free(tmp_path, force=True)
+    (tmp_path / folder.CONFIG).write_text(CONFIG.to_toml())
+    folder.check_free(tmp_path, force=True)
+    assert (tmp_path / folder.LAST).read_text() == "somebody's weights"
+
+
 def test_preparing_cleans_up_after_an_earlier_run(tmp_path: Path):
-    for name in folder.FILES:
+    for name in (*folder.FILES, "notes.txt"):
         (tmp_path / name).write_text("old")
-    (tmp_path / "notes.txt").write_text("mine")
+    board = tmp_path / folder.BOARD
+    board.mkdir()
+    for name in ("events.out.tfevents.1.host.2.0", "events.out.tfevents.1.host.2.0.hessdiag"):
+        (board / name).write_text("old")
     folder.prepare(tmp_path, CONFIG)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.CONFIG, "notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        folder.CONFIG,
+        "notes.txt",
+        folder.BOARD,
+    ]
     assert folder.read_config(tmp_path) == CONFIG
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert [path.name for path in board.iterdir()] == ["events.out.tfevents.1.host.2.0"]
+
+
+@pytest.mark.parametrize("name", [*folder.FILES[1:], folder.BOARD])
+def test_at_every_instant_of_preparing_one_configuration_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """And where the disk is full, the earlier run stays as it was."""
+    for old in folder.FILES:
+        (tmp_path / old).write_text("old")
+    real = Path.unlink
+
+    def unlink(path: Path, **options: bool) -> None:
+        if path.name == name:
+            raise OSError(5, "Input/output error")
+        real(path, **options)
+
+    if name == folder.BOARD:
+        monkeypatch.setattr(Path, "write_text", lambda *_, **__: os.truncate("/dev/full", 1))
+    else:
+        monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(InputError, match="cannot write"):
+        folder.prepare(tmp_path, CONFIG)
+    assert (tmp_path / folder.CONFIG).read_text() == "old"
+    assert (tmp_path / folder.REPORT).read_text() == "old"
+
+
+# --- who owns it -------------------------------------------------------------------------------
 
 
 def fail(place: Path, error: BaseException, *names: str) -> None:
     """Start a run that writes these files and fails."""
-    with folder.made(place):
+    with folder.owned(place):
         folder.prepare(place, CONFIG)
         for name in names:
             (place / name).write_text("")
@@ -243,25 +290,83 @@ def test_what_was_there_before_stays(tmp_path: Path):
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
-def test_nothing_is_left_when_metrics_and_checkpoints_were_but_no_state(tmp_path: Path):
-    """A run that ends between its first epoch's checkpoint and its first state."""
-    place = tmp_path / "run"
-    with pytest.raises(ValueError, match="no"):
-        fail(place, ValueError("no"), folder.METRICS, folder.LAST, folder.BEST)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_run_with_a_state_stays(tmp_path: Path):
+@pytest.mark.parametrize(
+    "names", [[state.PREVIOUS], [folder.LAST, folder.METRICS], [folder.STEPS]], ids=str
+)
+def test_nothing_that_took_work_is_ever_cleaned_up(tmp_path: Path, names: list[str]):
+    """Not even without a state: its writing may be what failed."""
     place = tmp_path / "a" / "b"
     with pytest.raises(KeyboardInterrupt):
-        fail(place, KeyboardInterrupt(), state.CURRENT)
-    assert sorted(path.name for path in place.iterdir()) == [folder.CONFIG, state.CURRENT]
+        fail(place, KeyboardInterrupt(), *names)
+    assert sorted(path.name for path in place.iterdir()) == sorted([folder.CONFIG, *names])
 
 
 def test_a_run_that_ends_well_stays(tmp_path: Path):
-    with folder.made(tmp_path / "a"):
+    with folder.owned(tmp_path / "a"):
         folder.prepare(tmp_path / "a", CONFIG)
-    assert (tmp_path / "a" / folder.CONFIG).exists()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [folder.CONFIG]
+
+
+def test_a_folder_has_one_owner(tmp_path: Path):
+    with folder.owned(tmp_path):
+        words = rf"(?s)another process works in.*process {os.getpid()} on .* since 20"
+        with pytest.raises(InputError, match=words), folder.owned(tmp_path):
+            pytest.fail("it went on")
+        with folder.owned(tmp_path / "trial"):
+            pass
+    with folder.owned(tmp_path):
+        pass
+
+
+def test_a_new_folder_is_nobodys(tmp_path: Path):
+    place = folder.unused(str(tmp_path / "run"))
+    assert folder.unused(str(tmp_path / "run")) != place
+    with folder.owned(place, new=True):
+        pass
+    with pytest.raises(InputError, match="cannot make the folder"), folder.owned(place, new=True):
+        pytest.fail("it went on")
+
+
+def test_what_killed_processes_left_half_written_goes(tmp_path: Path):
+    for name in (
+        ".hessdiag-0a1b2c3d",
+        ".hessdiag-abcd_fg2",
+        ".hessdiag-lock",
+        ".hessdiag-mine.txt",
+    ):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".hessdiag-deadbeef").mkdir()
+    (tmp_path / ".hessdiag-11111111").symlink_to(tmp_path / "notes.txt")
+    (tmp_path / "notes.txt").write_text("mine")
+    with files.replacing(tmp_path / "r.json") as temporary:  # of a process that lives
+        with folder.owned(tmp_path):
+            assert temporary.exists()
+        temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("notes.txt", "r.json", ".hessdiag-mine.txt", ".hessdiag-deadbeef", ".hessdiag-11111111")
+    }
+
+
+@pytest.mark.parametrize("name", [*folder.FILES, folder.SWEEP, folder.BOARD, locks.NAME])
+def test_nothing_is_written_through_a_link(tmp_path: Path, name: str):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine.txt")
+    for target in ("nothing", "a file"):
+        with pytest.raises(InputError), folder.owned(tmp_path / "run"):
+            pytest.fail(f"it went on with a link to {target}")
+        (tmp_path / "mine.txt").write_text("mine")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "run" / name).is_symlink()
+
+
+@pytest.mark.parametrize("name", [*folder.FILES, folder.BOARD, locks.NAME])
+def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path, name: str):
+    if name == folder.BOARD:
+        (tmp_path / name).write_text("")
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError), folder.owned(tmp_path):
+        pytest.fail("it went on")
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path):
@@ -269,13 +374,33 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path):
     for name in ("file", "file/below"):
         with (
             pytest.raises(InputError, match="cannot make the folder"),
-            folder.made(tmp_path / name),
+            folder.owned(tmp_path / name),
         ):
             pytest.fail("it went on")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_configuration_that_cannot_be_written_is_told(tmp_path: Path):
-    (tmp_path / "run" / folder.CONFIG).mkdir(parents=True)
-    with pytest.raises(InputError), folder.made(tmp_path / "run"):
-        pytest.fail("it went on")
+# --- when it is finished -----------------------------------------------------------------------
+
+
+def test_a_run_is_finished_with_its_last_file(tmp_path: Path):
+    config = replace(CONFIG, recipe=replace(CONFIG.recipe, epochs=2))
+    outputs = (folder.CURVES, folder.REPORT)
+    assert not folder.is_finished(tmp_path, config)
+    folder.prepare(tmp_path, config)
+    (tmp_path / folder.LAST).write_text("weights")
+    folder.write_metrics(tmp_path, [{"number": 1}])
+    assert not folder.is_finished(tmp_path, config)
+    folder.write_metrics(tmp_path, [{"number": 1}, {"number": 2}])
+    assert folder.is_finished(tmp_path, config)
+    assert not folder.is_finished(tmp_path, config, outputs)
+    (tmp_path / folder.CURVES).write_text("curves")
+    assert not folder.is_finished(tmp_path, config, outputs)
+    sha = folder.digest(tmp_path / folder.LAST)
+    (tmp_path / folder.REPORT).write_text(json.dumps({"checkpoint": {"sha256": sha}}))
+    assert folder.is_finished(tmp_path, config, outputs)
+    for damaged in ("", "weight"):
+        (tmp_path / folder.LAST).write_text(damaged)
+        assert not folder.is_finished(tmp_path, config, outputs)
+    (tmp_path / folder.LAST).unlink()
+    assert not folder.is_finished(tmp_path, config)

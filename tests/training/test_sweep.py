@@ -268,17 +268,6 @@ def test_a_folder_with_a_run_of_no_known_configuration_is_refused(tmp_path: Path
     assert "another configuration" in refusal(lambda: finish(planned, tmp_path))
 
 
-def test_a_run_is_finished_with_its_last_epoch(tmp_path: Path):
-    (trial,) = plan("none").trials
-    assert not folder.is_finished(tmp_path, trial.config)
-    folder.prepare(tmp_path, trial.config)
-    assert not folder.is_finished(tmp_path, trial.config)
-    folder.write_metrics(tmp_path, [{"number": 1}])
-    assert not folder.is_finished(tmp_path, trial.config)
-    folder.write_metrics(tmp_path, [{"number": 1}, {"number": 2}])
-    assert folder.is_finished(tmp_path, trial.config)
-
-
 def test_data_that_cannot_be_loaded_stop_the_sweep_and_leave_nothing(tmp_path: Path):
     planned = plan("none", "sam", changes={"data": "missing.npz"})
     assert "missing.npz" in refusal(lambda: finish(planned, tmp_path / "sweep"))

@@ -29,7 +29,7 @@ def open_board(run: Path) -> Callable[[Epoch], None]:
 
     def write(epoch: Epoch) -> None:
         nonlocal writer
-        writer = writer or SummaryWriter(str(run / folder.BOARD))
+        writer = writer or SummaryWriter(str(run / folder.BOARD), filename_suffix=folder.EVENTS)
         row = dataclasses.asdict(epoch)
         values = {name: row[name] for name in _SCALARS}
         values |= {name: reading.value for name, reading in epoch.curvature.items()}

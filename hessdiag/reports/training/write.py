@@ -9,13 +9,15 @@ from hessdiag.reports.training.schema import train_payload
 from hessdiag.training import folder
 from hessdiag.training.history import Finished
 
+OUTPUTS = (folder.CURVES, folder.REPORT)
+
 
 def write_report(found: Finished) -> None:
-    """Write ``report.json`` and ``curves.png`` beside the checkpoint.
+    """Write ``curves.png`` and then ``report.json``, the last file of a run.
 
     Raises:
         InputError: they cannot be written.
     """
     place = found.checkpoint.parent
-    files.write_text(place / folder.REPORT, payload.dumps(train_payload(found)))
     figures.save(curves_figure(found.epochs), place / folder.CURVES)
+    files.write_text(place / folder.REPORT, payload.dumps(train_payload(found)))

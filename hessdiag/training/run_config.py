@@ -1,0 +1,102 @@
+"""All that a run is made of, and its form as TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+from hessdiag.errors import InputError
+from hessdiag.training.recipes import Recipe, typed
+from hessdiag.training.task import Strengths
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that a run is made of; two runs of one configuration are equal, bit for bit.
+
+    Attributes:
+        recipe: network, data, optimiser, schedule.
+        regulariser: name.
+        strengths: its options, complete.
+        seed: of all randomness.
+        num_samples: training examples drawn, or None for all.
+        data_root: folder of torchvision's data sets, or None.
+        save_every: steps between states; None for one an epoch.
+        on_nonfinite: "stop" or "skip", for a step whose loss or gradient is not finite.
+        log_every: steps between rows of steps.jsonl; None for none.
+        track: metrics to measure, see :class:`hessdiag.training.tracking.Tracker`.
+        track_every: epochs between measurements; the last epoch is measured always.
+        pac_bayes: whether the report is to hold the PAC-Bayes bound.
+        compile: whether torch.compile is to translate the network, for methods of first order.
+    """
+
+    recipe: Recipe
+    regulariser: str
+    strengths: Strengths
+    seed: int = 0
+    num_samples: int | None = None
+    data_root: str | None = None
+    save_every: int | None = None
+    on_nonfinite: str = "stop"
+    log_every: int | None = None
+    track: tuple[str, ...] = ()
+    track_every: int = 1
+    pac_bayes: bool = False
+    compile: bool = False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the configuration."""
+        return hashlib.sha256(self.to_toml().encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """Lay the configuration out; None is left out."""
+        sections = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "strengths": dataclasses.asdict(self.strengths),
+        }
+        own = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in sections
+        }
+        lines = [f"{name} = {_toml(value)}" for name, value in own.items() if value is not None]
+        for section, fields in sections.items():
+            lines += ["", f"[{section}]"]
+            lines += [
+                f"{key} = {_toml(value)}" for key, value in fields.items() if value is not None
+            ]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str) -> Config:
+        """Read what ``to_toml`` wrote.
+
+        Raises:
+            InputError: it is no such thing.
+        """
+        try:
+            raw: dict[str, Any] = tomllib.loads(text)
+            fields: dict[str, Any] = {"activation": None, **_checked(Recipe, raw.pop("recipe"))}
+            strengths = Strengths(**_checked(Strengths, raw.pop("strengths")))
+            return cls(recipe=Recipe(**fields), strengths=strengths, **_checked(cls, raw))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(
+                "the run's configuration cannot be read", got=f"config.toml: {error}"
+            ) from error
+
+
+def _toml(value: Any) -> str:
+    """Write a string, number, truth value or list of them; JSON's forms are TOML's, too."""
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")
+
+
+def _checked(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
+    """Check values against the annotations of a dataclass's fields."""
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    return {name: typed(name, value, kinds[name]) for name, value in raw.items()}
