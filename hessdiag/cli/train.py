@@ -245,16 +245,16 @@ def _check_code(config: Config, trusted: dict[str, str | None]) -> None:
     from hessdiag import factories
     from hessdiag.errors import InputError
 
-    for name, option in trusted.items():
+    for name, given in trusted.items():
         chosen = getattr(config.recipe, name)
-        if option is None and factories.is_factory(chosen):
+        if given is None and factories.is_factory(chosen):
             raise InputError(
                 "the run's configuration names code to run",
                 got=repr(chosen),
                 hint=f"if you trust it, pass --{name} {chosen}",
             )
-        if option not in (None, chosen):
-            raise InputError(f"the run has another {name}", got=f"--{name} {option}", wanted=chosen)
+        if given not in (None, chosen):
+            raise InputError(f"the run has another {name}", got=f"--{name} {given}", wanted=chosen)
 
 
 def recipes() -> None:

@@ -54,7 +54,7 @@ def test_the_path_is_printed_as_it_is(run: Run, here: Path, name: str):
 def test_the_default_folder_names_recipe_regulariser_and_time(run: Run, here: Path):
     assert run("train", *TINY).code == 0
     (place,) = (here / "runs").iterdir()
-    assert re.fullmatch(r"digits-wrn10-1-none-\d{8}-\d{6}", place.name)
+    assert re.fullmatch(r"digits-wrn10-1-none-\d{8}-\d{6}-[0-9a-f]{6}", place.name)
 
 
 def test_a_run_is_not_replaced_without_force(run: Run, here: Path):
