@@ -11,19 +11,16 @@ and no reported residual is smaller than that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from hessdiag.linalg.space import FLAT, Array, Space
 from hessdiag.seeds import stream
-
-Array = NDArray[np.float64]
-
-_CHUNK = 1 << 18  # columns reduced at once: partial sums of that length, added up in float64
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,7 @@ def lanczos(
     seed: int = 0,
     watch: Callable[[Tensor, Tensor], None] | None = None,
     with_vectors: bool = False,
+    space: Space = FLAT,
 ) -> Generator[Tensor, Tensor, LanczosResult]:
     """Find the ``top_k`` largest and ``top_k`` smallest eigenvalues of A, and its quadrature.
 
@@ -108,6 +106,7 @@ def lanczos(
         seed: for the random vectors that replace exhausted directions.
         watch: called with ``start`` and its products ``A start`` after the first step.
         with_vectors: whether to return the Ritz vectors of the largest eigenvalues.
+        space: in which the vectors lie.
 
     Returns:
         LanczosResult, the largest and the smallest eigenvalue first in ``top`` and ``bottom``;
@@ -115,15 +114,14 @@ def lanczos(
 
     Source: Wu and Simon (2000), thick restart; Golub and Meurant (2010), ch. 7, quadrature.
     """
-    basis = _Basis(start, basis_size, seed)
+    basis = _Basis(start, basis_size, seed, space)
     tolerance = default_tolerance(start.dtype) if tolerance is None else tolerance
     quadrature = None
     step = 0
     while True:
         products = yield basis.pending
         if step == 0 and watch is not None:
-            coefficients = torch.from_numpy(basis.start_coefficients).to(products)
-            watch(start, coefficients @ products)
+            watch(start, space.combine(basis.start_coefficients, products))
         basis.absorb(products)
         del products
         step += 1
@@ -159,20 +157,21 @@ class _Basis:
     ``M[i, j]`` is the component of ``A q_i`` along ``q_j``, so M should be symmetric.
     """
 
-    def __init__(self, start: Tensor, basis_size: int, seed: int) -> None:
-        num_rows, self.size = start.shape
+    def __init__(self, start: Tensor, basis_size: int, seed: int, space: Space = FLAT) -> None:
+        self.space = space
+        num_rows, self.size = len(start), space.size(start)
         self.block_size = min(num_rows, self.size)
         self.capacity = min(basis_size, self.size)
         num_rows = min(self.capacity + self.block_size, self.size)
-        self.rows = torch.empty(num_rows, self.size, dtype=start.dtype, device=start.device)
+        self.rows = space.zeros(num_rows, start)
         self.raw = np.zeros((num_rows, num_rows))
         self.done = self.num_pending = 0
         self.last = 0  # first row of the block absorbed last
         self.random = torch.Generator().manual_seed(stream(seed, "replacement"))
         self.rounding = 0.0  # of the projections that restarts have replaced
-        norms = np.array([_norm(row) for row in start])
+        norms = np.array([self._norm(row) for row in start.split(1)])
         scales = torch.from_numpy(np.where(norms > 0, norms, 1.0))
-        unit = start / scales.to(start.device, start.dtype)[:, None]
+        unit = start / scales.to(start)[:, None]
         self.start_weights = self._append(unit, scale=1.0)  # unit = weights @ Q
         self.start_coefficients = self.start_weights * norms[:, None]  # start = coefficients @ Q
 
@@ -203,8 +202,7 @@ class _Basis:
 
     def combine(self, vectors: Array) -> Tensor:
         """Rows ``(k, n)`` that coefficient columns ``(done, k)`` give."""
-        turn = torch.from_numpy(np.ascontiguousarray(vectors.T)).to(self.rows)
-        return turn @ self.rows[: self.done]
+        return self.space.combine(vectors.T, self.rows[: self.done])
 
     def _asymmetry(self) -> float:
         raw = self.raw[: self.done, : self.done]
@@ -215,7 +213,7 @@ class _Basis:
         begin, end = self.done, self.done + self.num_pending
         block = products.clone()
         self.last, self.done, self.num_pending = begin, end, 0
-        self.raw[begin:end, :end] = _orthogonalise(block, self.rows[:end])
+        self.raw[begin:end, :end] = self._orthogonalise(block, self.rows[:end])
         coefficients = self._append(block, scale=float(np.abs(self.raw[:end, :end]).max()))
         self.raw[begin:end, end : end + self.num_pending] = coefficients
 
@@ -226,11 +224,10 @@ class _Basis:
         chosen = np.r_[0 : keep // 2, len(theta) - (keep - keep // 2) : len(theta)]
         coupling = self.coupling(vectors[:, chosen])
         self.rounding = max(self.rounding, self._asymmetry())
-        turn = torch.from_numpy(np.ascontiguousarray(vectors[:, chosen].T))
-        turn = turn.to(self.rows.device, self.rows.dtype)
         done, end = self.done, self.done + self.num_pending
-        for slab in self.rows.split(_CHUNK, dim=1):  # in place, some columns at a time
-            slab[:keep], slab[keep : keep + end - done] = turn @ slab[:done], slab[done:end].clone()
+        turn = np.zeros((keep + end - done, end))
+        turn[:keep, :done], turn[keep:, done:] = vectors[:, chosen].T, np.eye(end - done)
+        self.space.combine(turn, self.rows[:end], out=self.rows[: len(turn)])
         self.raw[:] = 0.0
         self.raw[:keep, :keep] = np.diag(theta[chosen])
         self.raw[:keep, keep : keep + end - done] = coupling
@@ -248,22 +245,22 @@ class _Basis:
         negligible = 10 * torch.finfo(block.dtype).eps * scale
         for i, row in enumerate(block.split(1)):
             if (new := self.num_pending) == room:
-                coefficients[i] = _orthogonalise(row, self.pending)
+                coefficients[i] = self._orthogonalise(row, self.pending)
                 continue
-            before = _norm(row)
-            coefficients[i, :new] = _orthogonalise(row, self.pending)
-            norm = _norm(row)
+            before = self._norm(row)
+            coefficients[i, :new] = self._orthogonalise(row, self.pending)
+            norm = self._norm(row)
             basis = self.rows[: self.done + new]
             if norm > negligible and (norm < before / 2 or norm < 100 * negligible):
                 row /= norm  # much cancelled, so what is left must be cleaned of the basis again
-                _orthogonalise(row, basis)
-                norm *= (left := _norm(row))
+                self._orthogonalise(row, basis)
+                norm *= (left := self._norm(row))
                 row *= norm / max(left, torch.finfo(row.dtype).tiny)
             if norm > negligible:
                 coefficients[i, new] = norm
             else:
                 self._replace(row, basis)
-            self.rows[self.done + new] = row[0] / _norm(row)
+            self.rows[self.done + new] = row[0] / self._norm(row)
             self.num_pending += 1
         return coefficients
 
@@ -272,31 +269,20 @@ class _Basis:
         enough = 1e3 * torch.finfo(row.dtype).eps * self.size**0.5
         left = 0.0
         while left <= enough:  # of a draw of norm √n; less would be rounding
-            row.copy_(torch.randn(self.size, generator=self.random, dtype=torch.float64))
-            _orthogonalise(row, basis)
-            left = _norm(row)
+            self.space.fill_normal(row, self.random)
+            self._orthogonalise(row, basis)
+            left = self._norm(row)
         row /= left
-        _orthogonalise(row, basis)
+        self._orthogonalise(row, basis)
 
+    def _norm(self, row: Tensor) -> float:
+        return math.sqrt(float(self.space.gram(row, row)[0, 0]))
 
-def _inner(block: Tensor, rows: Tensor) -> Tensor:
-    """Inner products ``(k, m)`` of rows ``(k, n)`` and ``(m, n)``, added up in float64."""
-    total = torch.zeros(len(block), len(rows), dtype=torch.float64, device=block.device)
-    for left, right in zip(block.split(_CHUNK, dim=1), rows.split(_CHUNK, dim=1), strict=True):
-        total += left @ right.T
-    return total
-
-
-def _norm(row: Tensor) -> float:
-    row = row.reshape(1, -1)
-    return float(_inner(row, row).sqrt())
-
-
-def _orthogonalise(block: Tensor, rows: Tensor) -> Array:
-    """Remove from ``block`` (in place) its components along ``rows``, twice; returns them."""
-    components = np.zeros((len(block), len(rows)))
-    for _ in range(2 if len(rows) else 0):
-        part = _inner(block, rows)
-        block -= part.to(block.dtype) @ rows
-        components += part.cpu().numpy()
-    return components
+    def _orthogonalise(self, block: Tensor, rows: Tensor) -> Array:
+        """Remove from ``block`` (in place) its components along ``rows``, twice; returns them."""
+        components = np.zeros((len(block), len(rows)))
+        for _ in range(2 if len(rows) else 0):
+            part = self.space.gram(block, rows)
+            self.space.add(block, -part, rows)
+            components += part
+        return components

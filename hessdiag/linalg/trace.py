@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from hessdiag.linalg.space import FLAT, Array, Space
 from hessdiag.seeds import stream
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,11 @@ class TraceSamples:
 
     Args:
         layers: where each layer lies in the flat vector; empty for no per-layer traces.
+        space: in which the probes lie.
     """
 
-    def __init__(self, layers: Mapping[str, slice] | None = None) -> None:
+    def __init__(self, layers: Mapping[str, slice] | None = None, space: Space = FLAT) -> None:
+        self.space = space
         self._layers = dict(layers or {})
         self._samples: dict[int, _Sample] = {}
         self.asymmetry: float | None = None
@@ -97,16 +97,16 @@ class TraceSamples:
             start: number of the first probe; None if they follow those before.
         """
         start = len(self) if start is None else start
-        for index, (probe, product) in enumerate(zip(probes, products, strict=True), start):
-            self._samples[index] = _Sample(
-                _dot(probe, product),
-                _dot(product, product),
-                [_dot(probe[at], product[at]) for at in self._layers.values()],
-            )
+        dots = self.space.dots
+        columns = [dots(probes, products), dots(products, products)]
+        columns += [dots(probes, products, at) for at in self._layers.values()]
+        for index, sample in enumerate(np.array(columns).T.tolist(), start):
+            self._samples[index] = _Sample(sample[0], sample[1], sample[2:])
         if self.asymmetry is None and len(probes) > 1:
             # vᵀ(Aw) = wᵀ(Av) for a symmetric A; relative to the size of a generic entry
-            difference = _dot(probes[0], products[1]) - _dot(probes[1], products[0])
-            scale = math.sqrt(_dot(probes[0], probes[0]) * _dot(products[1], products[1]))
+            v, w, (_, second) = probes[:1], probes[1:2], products[:2].split(1)
+            difference = float(dots(v, second)[0] - dots(w, products[:1])[0])
+            scale = math.sqrt(float(dots(v, v)[0] * dots(second, second)[0]))
             self.asymmetry = abs(difference) / scale if scale else 0.0
 
     def quadratic_forms(self) -> Array:
@@ -203,8 +203,3 @@ def estimate_mean(samples: Array, confidence: float = 0.95) -> Estimate:
         value - deviation * pulled_back(-quantile),
     )
     return Estimate(value, stderr, (low, high), count)
-
-
-def _dot(left: Tensor, right: Tensor) -> float:
-    """Inner product of flat vectors, added up in float64."""
-    return float((left * right).sum(dtype=torch.float64))

@@ -1,0 +1,97 @@
+"""The space under the algorithms: all that Lanczos and Hutchinson know of their vectors.
+
+A block holds k vectors as rows. Algorithms cut blocks by rows and scale them; whatever runs along
+the vectors, sums above all, is the space's. Here they are flat, whole and on one device. Vectors
+cut into shards over processes, or rows that lie in host memory, are other spaces.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+_CHUNK = 1 << 18  # columns reduced at once: partial sums of that length, added up in float64
+
+
+class Space(Protocol):
+    """Operations on blocks of vectors; coefficients and inner products are float64."""
+
+    def size(self, block: Tensor) -> int:
+        """Tell the dimension n of the block's vectors."""
+        ...
+
+    def zeros(self, count: int, like: Tensor) -> Tensor:
+        """Make a stack of ``count`` rows of the same kind."""
+        ...
+
+    def fill_normal(self, row: Tensor, generator: torch.Generator) -> None:
+        """Draw the row's entries from N(0, 1)."""
+        ...
+
+    def dots(self, left: Tensor, right: Tensor, at: slice | None = None) -> Array:
+        """Inner products ``(k,)`` row by row, of the coordinates ``at`` alone if given."""
+        ...
+
+    def gram(self, left: Tensor, right: Tensor) -> Array:
+        """Inner products ``(k, m)`` of all rows with all rows."""
+        ...
+
+    def add(self, block: Tensor, coefficients: Array, rows: Tensor) -> None:
+        """Add ``coefficients @ rows`` to the block in place."""
+        ...
+
+    def combine(self, coefficients: Array, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """Compute ``coefficients @ rows``; ``out`` may be the first of the rows."""
+        ...
+
+
+class FlatSpace:
+    """Vectors whole on one device: blocks are tensors ``(k, n)``."""
+
+    def size(self, block: Tensor) -> int:
+        """Tell the dimension n."""
+        return block.shape[-1]
+
+    def zeros(self, count: int, like: Tensor) -> Tensor:
+        """Make ``(count, n)``."""
+        return like.new_zeros(count, like.shape[-1])
+
+    def fill_normal(self, row: Tensor, generator: torch.Generator) -> None:
+        """Draw in float64 on the CPU, so that the draw depends on neither dtype nor device."""
+        row.copy_(torch.randn(self.size(row), generator=generator, dtype=torch.float64))
+
+    def dots(self, left: Tensor, right: Tensor, at: slice | None = None) -> Array:
+        """Inner products ``(k,)``, added up in float64."""
+        at = slice(None) if at is None else at
+        products = [
+            (a[at] * b[at]).sum(dtype=torch.float64) for a, b in zip(left, right, strict=True)
+        ]
+        return np.array([float(product) for product in products])
+
+    def gram(self, left: Tensor, right: Tensor) -> Array:
+        """Inner products ``(k, m)``, added up in float64 over chunks of columns."""
+        total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
+        for a, b in zip(left.split(_CHUNK, dim=1), right.split(_CHUNK, dim=1), strict=True):
+            total += a @ b.T
+        return total.cpu().numpy()
+
+    def add(self, block: Tensor, coefficients: Array, rows: Tensor) -> None:
+        """Add ``coefficients @ rows`` in place."""
+        block += torch.from_numpy(coefficients).to(block) @ rows
+
+    def combine(self, coefficients: Array, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """Compute ``coefficients @ rows``, a chunk of columns at a time."""
+        turn = torch.from_numpy(np.ascontiguousarray(coefficients)).to(rows)
+        out = self.zeros(len(turn), rows) if out is None else out
+        for target, slab in zip(out.split(_CHUNK, dim=1), rows.split(_CHUNK, dim=1), strict=True):
+            target.copy_(turn @ slab)
+        return out
+
+
+FLAT = FlatSpace()
