@@ -25,7 +25,7 @@ from hessdiag.curvature.jet_rules import Jet, Unsupported, find_rule
 class Jets(TorchFunctionMode):
     """Within the block, all that torch computes from θ is differentiated twice along v.
 
-    Normalisation by a batch has no rule of its own: enter ``ComposedNormalisation`` within.
+    Normalisation by a batch has no rule of its own: enter ``Composed(order=3)`` within.
 
     Cost: where x takes one convolution, ẋ and ẍ take two each, and the reverse pass through all of
     them eight: 13/3 gradients. Some seven times the memory of a gradient.

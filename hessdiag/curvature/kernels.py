@@ -1,4 +1,4 @@
-"""Which of torch's kernels compute: repeatable ones, and exact ones for second derivatives."""
+"""The state of torch that a product is computed in: its modes, and which kernels compute."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch._C._functorch import (  # pyright: ignore[reportMissingImports]
+    peek_interpreter_stack,  # pyright: ignore[reportUnknownVariableType]
+)
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hessdiag.errors import InputError
 
 _FP32_BACKENDS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
 
@@ -25,6 +30,36 @@ def repeatable_kernels() -> Generator[None]:
 
 
 @contextmanager
+def undisturbed() -> Generator[None]:
+    """Compute as in a fresh process, whatever mode torch is in around the block.
+
+    Autocast, inference mode, disabled gradients, another default type or device: none of them
+    reaches what is computed within.
+
+    Raises:
+        InputError: within one of torch.func's transforms, which no number would leave.
+    """
+    if peek_interpreter_stack() is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise InputError(
+            "hessdiag is called within a transform of torch.func",
+            got="a call under vmap, grad, jvp or the like",
+            hint="call it outside, on plain tensors",
+        )
+    default = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.callback(torch.set_default_dtype, default)
+        torch.set_default_dtype(torch.float32)
+        yield
+
+
+@contextmanager
 def exact_kernels() -> Generator[None]:
     """Full float32 precision, repeatable kernels, attention that has a second derivative."""
     backends = [_backend(path) for path in _FP32_BACKENDS]
@@ -38,7 +73,7 @@ def exact_kernels() -> Generator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(repeatable_kernels())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.enable_grad())
+        stack.enter_context(undisturbed())
         yield
 
 

@@ -7,7 +7,7 @@ the call itself.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hessdiag.curvature.functions import POWERS, Second, find_second, is_elementwise, numerical
+from hessdiag.curvature.module import Network
 from hessdiag.nets import activations
 from hessdiag.nets.curves import Curve, Elementwise
 
@@ -48,25 +49,23 @@ class Call:
 
 @contextmanager
 def watching(
-    model: nn.Module,
-    parameters: Mapping[str, Tensor],
+    network: Network,
     on_call: Callable[[Call], None],
     decided: Decisions | None = None,
 ) -> Generator[None]:
-    """Call ``on_call`` before every activation call of ``model`` within the block.
+    """Call ``on_call`` before every activation call of ``network`` within the block.
 
     Calls whose input does not require a gradient are left out: they do not depend on the
     parameters, and their φ'' is no part of N.
 
     Args:
-        model: the module that runs within the block.
-        parameters: the tensors that stand for its parameters, by name.
+        network: what runs within the block.
         on_call: receives each call; what it computes is not watched.
         decided: which of the user's own modules are activations; filled in as they are met.
     """
-    watcher = _Watcher(model, parameters, on_call, {} if decided is None else decided)
+    watcher = _Watcher(network, on_call, {} if decided is None else decided)
     with ExitStack() as stack:
-        for module in model.modules():
+        for module in network.module.modules():
             before = module.register_forward_pre_hook(watcher.enter, with_kwargs=True)
             stack.callback(before.remove)
             after = module.register_forward_hook(watcher.leave, always_call=True)
@@ -78,14 +77,13 @@ def watching(
 class _Watcher(TorchFunctionMode):
     def __init__(
         self,
-        model: nn.Module,
-        parameters: Mapping[str, Tensor],
+        network: Network,
         on_call: Callable[[Call], None],
         decided: Decisions,
     ) -> None:
         super().__init__()
-        self._paths = {module: path for path, module in model.named_modules()}
-        self._names = {id(tensor): name for name, tensor in parameters.items()}
+        self._paths = {module: path for path, module in network.module.named_modules()}
+        self._names = {id(tensor): name for name, tensor in network.parameters.items()}
         self._on_call = on_call
         self._stack: list[nn.Module] = []
         self._counts: dict[str, int] = {}

@@ -159,7 +159,7 @@ def _watch(risk: EmpiricalRisk, decided: Decisions, on_call: Callable[[Call], No
     num_samples = 0
     with exact_kernels():
         for x, y in risk.microbatches():
-            with watching(risk.model, risk.parameters, on_call, decided):
+            with watching(risk.network, on_call, decided):
                 risk.forward(x)
             num_samples += len(y)
     return num_samples

@@ -19,9 +19,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from hessdiag.curvature.composition import Composed
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.curvature.jets import Jets
-from hessdiag.curvature.normalisation import ComposedNormalisation
 from hessdiag.linalg import processes
 from hessdiag.training.task import Step, Task
 
@@ -187,14 +187,14 @@ def _curvature(task: Task, v: Tensors, *, move_statistics: bool) -> tuple[Tensor
     """Compute z, L and vᵀHv, with a graph."""
     buffers = [(buffer, buffer.clone()) for buffer in task.objective.model.buffers()]
     try:
-        with Jets(task.parameters, v) as jets, ComposedNormalisation():
+        with Jets(task.parameters, v) as jets, Composed(order=3):
             z, loss = task.evaluate(move_statistics=move_statistics)
         return z, loss, jets.of(loss).second
     except Unsupported:  # attention and functions of the user's own, among others
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-    with ComposedNormalisation():
+    with Composed(order=3):
         z, loss = task.evaluate(move_statistics=move_statistics)
     gradient = _derivative([loss], task, create_graph=True)
     products = _derivative(gradient, task, v, create_graph=True)

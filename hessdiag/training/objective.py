@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hessdiag.curvature.composition import Composed
 from hessdiag.curvature.losses import CrossEntropy, MeanSquaredError
-from hessdiag.curvature.normalisation import ComposedNormalisation
-from hessdiag.linalg import processes
 from hessdiag.nets.models import batch_norms
 
 
@@ -60,8 +59,7 @@ class Objective:
         with ExitStack() as stack:
             if not move_statistics:
                 stack.enter_context(self.frozen_statistics())
-            if processes.count() > 1:  # the batch of BatchNorm is that of all
-                stack.enter_context(ComposedNormalisation())
+            stack.enter_context(Composed())
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(x.device.type, torch.bfloat16))
             z = self.model(x)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from hessdiag.curvature.composition import Composed
 from hessdiag.curvature.jet_rules import Jet, Unsupported
 from hessdiag.curvature.jets import Jets
-from hessdiag.curvature.normalisation import ComposedNormalisation
 from hessdiag.nets import activations
 from tests.cases import BY_NAME, CASES, VECTORS, generator, mlp, normal, seeded
 from tests.oracles import trainable
@@ -54,7 +54,7 @@ def network_in_time(model: nn.Module, v: list[Tensor], x: Tensor) -> tuple[Tenso
 
 
 def jet_of(model: nn.Module, v: list[Tensor], *x: Any) -> Jet:
-    with Jets(list(trainable(model).values()), v) as jets, ComposedNormalisation():
+    with Jets(list(trainable(model).values()), v) as jets, Composed(order=3):
         return jets.of(model(*x))
 
 

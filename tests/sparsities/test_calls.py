@@ -23,7 +23,7 @@ from tests.curvature.test_state import assert_unchanged, snapshot
 def calls_of(model: nn.Module, x: Any, **options: Any) -> list[Call]:
     found: list[Call] = []
     risk = EmpiricalRisk(model, [], **options)
-    with watching(risk.model, risk.parameters, found.append):
+    with watching(risk.network, found.append):
         risk.forward(x)
     return found
 
@@ -95,7 +95,7 @@ def test_pre_activations_are_those_before_an_in_place_call():
     model = chain(fc=nn.Linear(4, 4), act=nn.ReLU(inplace=True))
     seen: list[Tensor] = []
     risk = EmpiricalRisk(model, [])
-    with watching(model, risk.parameters, lambda call: seen.append(call.x.clone())):
+    with watching(risk.network, lambda call: seen.append(call.x.clone())):
         risk.forward(X)
     torch.testing.assert_close(seen, [F.linear(X, *model.parameters())])
 
@@ -199,7 +199,7 @@ def test_normalisation_by_hand_is_no_activation():
     assert summary(chain(fc=nn.Linear(4, 4), norm=RMSNorm(), act=nn.ReLU()), X) == [("act", "relu")]
 
 
-class Stop(Exception):
+class Stop(BaseException):
     pass
 
 
@@ -220,7 +220,7 @@ def test_nothing_is_left_behind(on_call: Callable[[Call], None], build: type[nn.
     before, hooks = snapshot(model), num_hooks()
     risk = EmpiricalRisk(model, [(X, labels(5))])
     try:
-        with watching(model, risk.parameters, on_call):
+        with watching(risk.network, on_call):
             risk.forward(X)
     except Stop:
         assert on_call is leave_early

@@ -1,0 +1,236 @@
+"""The user's module as a function of θ.
+
+This file, with ``copies`` and ``calling`` under it, is the only one that touches the user's module:
+a private copy of it is called, whose modes, types, hooks and weights are ours.
+Every call starts from the same state and computes in one floating type, without autocast, compiler
+or activation checkpointing.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from hessdiag.curvature.calling import OneType, plain_calls, refusal
+from hessdiag.curvature.copies import Memo, memories, private_copy
+from hessdiag.curvature.kernels import undisturbed
+from hessdiag.errors import InputError, is_out_of_memory, unknown
+
+BN_MODES = ("eval", "batch")
+
+
+class Network:
+    """A module called as a function of its chosen parameters θ.
+
+    Args:
+        model: the user's; it is copied and never changed.
+        params: glob or globs over parameter names; None for all. Frozen ones are left out.
+        bn: "eval" uses BatchNorm's running statistics, "batch" those of each batch as given.
+        dtype: float32 or float64; None for that of the parameters, or float32 for a narrower one.
+        device: None for that of the parameters.
+
+    Attributes:
+        module: the copy, with dropout off.
+        parameters: θ by name.
+        notes: what its user should know of the copy.
+
+    Raises:
+        InputError: no parameter left, unknown mode, non-finite weights, a module that cannot be
+            copied, weights that share their memory.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        params: str | Sequence[str] | None = None,
+        bn: str = "eval",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if bn not in BN_MODES:
+            raise unknown("BatchNorm mode", bn, BN_MODES)
+        self.bn = bn
+        if dtype not in (None, torch.float32, torch.float64):
+            raise InputError("unusable dtype", got=dtype, wanted="torch.float32 or torch.float64")
+        try:
+            device = None if device is None else torch.device(device)
+        except RuntimeError as error:
+            raise InputError("unknown device", got=device, wanted="cpu, cuda or cuda:i") from error
+        narrow: set[str] = set()
+
+        def place(tensor: Tensor) -> Tensor:
+            kind = dtype
+            if tensor.is_floating_point() and kind is None and tensor.dtype.itemsize < 4:
+                narrow.add(str(tensor.dtype).removeprefix("torch."))
+                kind = torch.float32
+            if tensor.is_complex() and kind is not None:
+                kind = torch.promote_types(kind, torch.complex64)
+            elif not tensor.is_floating_point():
+                kind = None
+            return tensor.detach().to(device, kind).clone()
+
+        with undisturbed():
+            self._copy(model, place, {})
+            self.parameters = self._choose(params)
+        self.notes = tuple(f"the network is in {name}, computed in float32" for name in narrow)
+        first = next(iter(self.parameters.values()))
+        self.dtype, self.device = first.dtype, first.device
+        _check_batch_norm(self.module, bn)
+        for module in self.module.modules():
+            module.training = bn == "batch" and isinstance(module, _BatchNorm)
+        self._keep_state()
+
+    def displaced(self, steps: Sequence[Tensor]) -> Network:
+        """Make the same network at θ + ``steps``, one tensor per parameter; this one stays."""
+        moved = copy.copy(self)
+        memo: Memo = {id(tensor): tensor for tensor in self.module.parameters()}
+        with undisturbed():
+            moved.parameters = {
+                name: nn.Parameter(tensor.detach() + step)
+                for (name, tensor), step in zip(self.parameters.items(), steps, strict=True)
+            }
+            for name, tensor in self.parameters.items():
+                memo[id(tensor)] = moved.parameters[name]
+            moved._copy(self.module, lambda tensor: tensor.detach().clone(), memo)
+        moved._keep_state()
+        return moved
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module, with a graph to :attr:`parameters` if gradients are enabled.
+
+        Raises:
+            InputError: the module cannot take these arguments, or changes its own weights.
+        """
+        before = None if self._settled else self._weight_sums()
+        with self._same_state(), plain_calls(self.dtype), OneType(self.dtype, self.foreign):
+            try:
+                result = self.module(*args, **kwargs)
+            except InputError:
+                raise
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                raise refusal(error, (*args, *kwargs.values())) from error
+        if before is not None:
+            self._check_weights(before)
+        return result
+
+    def _copy(self, model: nn.Module, place: Callable[[Tensor], Tensor], memo: Memo) -> None:
+        """Copy the module; note which tensors must not be used in a call."""
+        own = {id(tensor): name for name, tensor in model.named_parameters()}
+        shared = memories(model)
+        kept = dict(getattr(self, "foreign", {}))
+        foreign: dict[int, tuple[Tensor, str]] = {}
+
+        def placed(tensor: Tensor) -> Tensor:
+            result = place(tensor)
+            name = shared.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
+            if id(tensor) in kept:
+                foreign[id(result)] = result, kept[id(tensor)][1]
+            elif id(tensor) not in own and (name or tensor.grad_fn is not None):
+                foreign[id(result)] = result, f"a tensor made from {name or 'the weights'}"
+            return result
+
+        self.module = private_copy(model, placed, memo)
+        for name, tensor in model.named_parameters():
+            if tensor.requires_grad and memo[id(tensor)] is not tensor:
+                foreign[id(tensor)] = tensor, f"{name}, by a function outside of the module"
+        self.foreign = foreign
+        self._settled = False
+
+    def _choose(self, params: str | Sequence[str] | None) -> dict[str, Tensor]:
+        """Make leaves of the chosen parameters and constants of all others."""
+        globs = ["*"] if params is None else [params] if isinstance(params, str) else list(params)
+        chosen: dict[str, Tensor] = {}
+        trainable: list[str] = []
+        for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise InputError(f"the weights of {name} are not finite", got="NaN or Inf")
+            if not isinstance(tensor, nn.Parameter) or not tensor.requires_grad:
+                continue
+            trainable.append(name)
+            if any(fnmatch.fnmatchcase(name, glob) for glob in globs):
+                chosen[name] = tensor
+            else:
+                tensor.requires_grad_(False)
+        idle = [
+            glob for glob in globs if not any(fnmatch.fnmatchcase(name, glob) for name in trainable)
+        ]
+        if idle:
+            raise InputError(
+                "no trainable parameter is left to differentiate"
+                if not chosen
+                else "a pattern matches no trainable parameter",
+                got=f"params={', '.join(idle)}",
+                wanted=f"names such as {', '.join(trainable[:4])}" if trainable else None,
+                hint=None if trainable else "every parameter of the network is frozen",
+            )
+        kinds = {(tensor.dtype, tensor.device) for tensor in chosen.values()}
+        if len(kinds) > 1 or next(iter(kinds))[0].is_complex:
+            raise InputError(
+                "the parameters differ in type or device"
+                if len(kinds) > 1
+                else "the parameters are complex numbers",
+                got=", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds)),
+                hint="pass dtype= and device=" if len(kinds) > 1 else None,
+            )
+        return chosen
+
+    def _keep_state(self) -> None:
+        self._state = [
+            (own, dict(own), dict(own["_parameters"]), dict(own["_buffers"]))
+            for own in map(vars, self.module.modules())
+        ]
+
+    @contextmanager
+    def _same_state(self) -> Generator[None]:
+        """Let a call start from the state that was copied, with buffers of its own."""
+        try:
+            for own, _, _, buffers in self._state:
+                for name, buffer in buffers.items():
+                    own["_buffers"][name] = None if buffer is None else buffer.clone()
+            yield
+        finally:
+            for own, attributes, parameters, buffers in self._state:
+                own.clear()
+                own.update(attributes)
+                for values, kept in ((own["_parameters"], parameters), (own["_buffers"], buffers)):
+                    values.clear()
+                    values.update(kept)
+
+    def _weight_sums(self) -> dict[str, float]:
+        with torch.no_grad():
+            return {
+                name: float(tensor.sum(dtype=torch.float64))
+                for name, tensor in self.parameters.items()
+            }
+
+    def _check_weights(self, before: dict[str, float]) -> None:
+        """Refuse a module whose forward pass moves θ: what is then its derivative?"""
+        for name, total in self._weight_sums().items():
+            if total != before[name] and total == total:
+                raise InputError(
+                    "the network changes its own weights as it runs",
+                    got=f"{name} moved within forward",
+                    wanted="weights that meet their constraint before the call",
+                    hint="run the network once on its data, so that its weights are settled",
+                )
+        self._settled = True
+
+
+def _check_batch_norm(model: nn.Module, bn: str) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None and bn == "eval":
+            raise InputError(
+                f"BatchNorm layer {name} keeps no running statistics",
+                got="track_running_stats=False with bn='eval'",
+                wanted="bn='batch', which normalises each batch by itself",
+            )
