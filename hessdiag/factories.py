@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 import re
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from hessdiag.errors import InputError
 
+LIBRARIES = ("timm", "torchvision", "transformers", "peft")
+"""Whose networks have names like ``timm:resnet18``, which no code of the user's stands behind."""
 _PATTERN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def is_factory(spec: str) -> bool:
     """Tell whether ``spec`` has the form ``package.module:factory``."""
-    return _PATTERN.fullmatch(spec) is not None
+    return _PATTERN.fullmatch(spec) is not None and spec.partition(":")[0] not in LIBRARIES
 
 
-def call(spec: str, kind: str) -> object:
-    """Import the factory named by ``spec`` and call it without arguments.
+def call(
+    spec: str,
+    kind: str,
+    arguments: Mapping[str, Any] | None = None,
+    offered: Mapping[str, Any] | None = None,
+) -> object:
+    """Import the factory named by ``spec`` and call it.
 
-    The current working directory becomes importable, as under ``python -m``.
+    The current working directory becomes importable, after all that is installed.
 
     Args:
         spec: ``package.module:factory``; the factory is any callable, a class included.
         kind: what it makes, for messages: ``"model"``, ``"data"``.
+        arguments: its arguments.
+        offered: arguments for those of its parameters that bear their names; others are left out.
 
     Returns:
         Whatever the factory returned.
@@ -36,8 +48,9 @@ def call(spec: str, kind: str) -> object:
     """
     if not is_factory(spec):
         raise InputError(f"not a {kind} factory", got=repr(spec), wanted="package.module:factory")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    place = _working_directory()
+    if place not in sys.path:
+        sys.path.append(place)
     module_name, _, path = spec.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -45,7 +58,7 @@ def call(spec: str, kind: str) -> object:
         raise InputError(
             f"cannot import {module_name!r} for the {kind} factory {spec}",
             got=_describe(error),
-            hint=f"the module must be installed or lie under {os.getcwd()}",
+            hint=f"the module must be installed or lie under {place}",
         ) from error
     try:
         factory = functools.reduce(getattr, path.split("."), module)
@@ -57,16 +70,36 @@ def call(spec: str, kind: str) -> object:
         raise InputError(
             f"the {kind} factory {spec} cannot be called",
             got=type(factory).__name__,
-            wanted="a function or class that needs no arguments",
+            wanted="a function or class",
         )
+    given = {**_wanted(factory, offered or {}), **(arguments or {})}
     try:
-        return factory()
+        return factory(**given)
     except (Exception, SystemExit) as error:
+        listed = ", ".join(given)
         raise InputError(
             f"the {kind} factory {spec} failed",
             got=_describe(error),
-            hint="it is called without arguments",
+            hint=f"it was called with {listed}" if given else "it is called without arguments",
         ) from error
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise InputError("the working directory is gone", got=error.strerror) from error
+
+
+def _wanted(factory: Callable[..., object], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose what is offered by the names of the factory's parameters."""
+    try:
+        parameters = inspect.signature(factory).parameters if offered else {}
+    except (TypeError, ValueError):  # of some builtins nothing is known
+        return {}
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return dict(offered)
+    return {name: value for name, value in offered.items() if name in parameters}
 
 
 def _describe(error: BaseException) -> str:
