@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hessdiag.errors import InputError
@@ -21,6 +22,30 @@ _PATTERN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 def is_factory(spec: str) -> bool:
     """Tell whether ``spec`` has the form ``package.module:factory``."""
     return _PATTERN.fullmatch(spec) is not None and spec.partition(":")[0] not in LIBRARIES
+
+
+def is_of_library(spec: str) -> bool:
+    """Tell whether ``spec`` names a network of one of the libraries known here."""
+    return spec.partition(":")[0] in LIBRARIES and ":" in spec
+
+
+def chooses_activation(spec: str) -> bool:
+    """Tell whether a network's activation is its own, not an option."""
+    return is_factory(spec) or is_of_library(spec)
+
+
+def refuse_unasked(spec: str, asked: str | None, option: str) -> None:
+    """Refuse a factory that a file names: which code is run, only an option may choose.
+
+    Raises:
+        InputError: ``spec`` is a factory, and the option was not given.
+    """
+    if asked is None and is_factory(spec):
+        raise InputError(
+            "the checkpoint's metadata name code to run",
+            got=repr(spec),
+            hint=f"if you trust it, pass {option} {spec}",
+        )
 
 
 def call(
@@ -82,6 +107,35 @@ def call(
             got=_describe(error),
             hint=f"it was called with {listed}" if given else "it is called without arguments",
         ) from error
+
+
+def arguments(texts: Iterable[str]) -> tuple[tuple[str, Any], ...]:
+    """Read ``name=value`` pairs; a value is a literal of Python, true, false or none, else text.
+
+    Raises:
+        InputError: a text of another form, or a name twice.
+    """
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()) or name in pairs:
+            raise InputError(
+                "an argument of the network is not of the form name=value",
+                got=repr(text)[:200],
+                wanted="num_classes=10, drop_rate=0.1, act_layer='gelu', … each name once",
+            )
+        pairs[name] = _literal(value)
+    return tuple(pairs.items())
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
 
 
 def _working_directory() -> str:

@@ -23,6 +23,7 @@ class ModelSpec:
         beta: the activation's β where it takes one.
         num_classes: length of the output.
         input_shape: shape of one input, (C, H, W), or None where the network does not need it.
+        arguments: names and values of further ones, of a factory or of a library's network.
     """
 
     name: str
@@ -30,6 +31,7 @@ class ModelSpec:
     beta: float | None = None
     num_classes: int | None = None
     input_shape: tuple[int, ...] | None = None
+    arguments: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class Provenance:
         data_sha256: hash of the samples used.
         batch_size: examples in a microbatch.
         trained_with: the network that was trained, if it had another activation; else None.
+        notes: how the checkpoint was read: what was chosen, renamed or left out.
     """
 
     checkpoint: str | None
@@ -131,14 +134,16 @@ class Provenance:
     data_sha256: str
     batch_size: int
     trained_with: ModelSpec | None = None
+    notes: tuple[str, ...] = ()
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("name", "activation", "spec", "loss", "recipe", "regulariser"), str),
     **dict.fromkeys(("num_classes", "epoch", "seed", "input_shape"), int),
     **dict.fromkeys(("beta", "mean", "std"), (int, float)),
+    "arguments": list,
 }
-_LISTS = ("input_shape", "mean", "std")
+_LISTS = ("input_shape", "mean", "std", "arguments")
 
 
 def _checked(raw: dict[str, Any]) -> dict[str, Any]:
@@ -156,4 +161,6 @@ def _checked(raw: dict[str, Any]) -> dict[str, Any]:
         if value is not None and not (fits and (name in _LISTS) == isinstance(value, list)):
             raise TypeError(f"{name} = {value!r:.60}")
         checked[name] = tuple(value) if isinstance(value, list) else value
+    if "arguments" in raw:
+        checked["arguments"] = tuple((str(name), value) for name, value in raw["arguments"])
     return checked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from hessdiag.errors import InputError, unknown
 from hessdiag.linalg import processes
 from hessdiag.metadata import Metadata, ModelSpec, Provenance
 from hessdiag.nets import checkpoints, models
-from hessdiag.nets.checkpoints import Checkpoint
+from hessdiag.nets.assembly import assemble
+from hessdiag.nets.checkpoints import Checkpoint, Choice
 from hessdiag.seeds import stream
 from hessdiag.settings import settled
 from hessdiag.subject_options import SubjectOptions
@@ -43,6 +45,7 @@ class Subject:
         loss: name of the loss.
         batch_size: examples in a microbatch.
         dtype: floating type to compute in.
+        notes: how the checkpoint was read: what was chosen, renamed or left out.
     """
 
     checkpoint: Checkpoint | None
@@ -52,6 +55,7 @@ class Subject:
     loss: str
     batch_size: int
     dtype: torch.dtype
+    notes: tuple[str, ...] = ()
 
     def batches(self) -> list[tuple[Tensor, Tensor]]:
         """Cut the sample into microbatches; views, nothing is copied."""
@@ -100,6 +104,7 @@ class Subject:
             data_sha256=self.data.sha256,
             batch_size=self.batch_size,
             trained_with=self.trained_with,
+            notes=self.notes,
         )
 
     @property
@@ -118,14 +123,21 @@ class Subject:
         return meta is not None and meta.seed is not None
 
 
-def load(path: str | None, options: SubjectOptions | None = None, **changes: Any) -> Subject:
+def load(
+    path: str | None,
+    options: SubjectOptions | None = None,
+    *,
+    as_built: bool = False,
+    **changes: Any,
+) -> Subject:
     """Load a checkpoint; what is not given comes from its metadata or its tensors' shapes.
 
     Without a path, the network is a fresh one, by default a small WideResNet on the digits.
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint, a file or a folder.
         options: how to find network and data.
+        as_built: without a path, whether a factory brings the weights; else they are made anew.
         **changes: fields of the options, in place of those.
 
     Raises:
@@ -133,24 +145,15 @@ def load(path: str | None, options: SubjectOptions | None = None, **changes: Any
     """
     options = settled(SubjectOptions, options, changes)
     where = resolve_device(options.device)
-    checkpoint = None if path is None else checkpoints.read(path)
-    meta = checkpoint.metadata if checkpoint else None
-    if checkpoint is None and options.data is None:
-        options = dataclasses.replace(options, data=FRESH_DATA)
-    sample = _load_data(meta, options)
-    if checkpoint is None:
-        name = FRESH_MODEL if options.model is None else options.model
-        activation = options.activation
-        activation = models.default_activation(name) if activation is None else activation
-        spec = ModelSpec(name, activation, options.beta, sample.num_classes, sample.input_shape)
+    if path is None:
+        checkpoint, options = None, _fresh(options, as_built)
     else:
-        spec = _describe(checkpoint, sample, options)
-    if checkpoint is not None and not factories.is_factory(spec.name):
-        # before it takes memory: metadata may name a network of any size
-        checkpoints.check_fit(models.skeleton(spec), checkpoint)
-    network = models.build(spec)
-    if checkpoint is not None:
-        checkpoints.load_into(network, checkpoint)
+        checkpoint = checkpoints.read(path, Choice(options.key, options.ema))
+    meta = checkpoint.metadata if checkpoint else None
+    sample = _load_data(meta, options)
+    spec, network, notes = assemble(
+        checkpoint, options, num_classes=sample.num_classes, input_shape=sample.input_shape
+    )
     subject = Subject(
         checkpoint=checkpoint,
         spec=spec,
@@ -159,6 +162,7 @@ def load(path: str | None, options: SubjectOptions | None = None, **changes: Any
         loss=_first(options.loss, meta.loss if meta else None, "cross-entropy"),
         batch_size=options.batch_size or sample.num_samples,
         dtype=DTYPES[options.dtype],
+        notes=notes,
     )
     if options.bn == "batch":
         if options.batch_size is not None and options.batch_size < sample.num_samples:
@@ -169,7 +173,7 @@ def load(path: str | None, options: SubjectOptions | None = None, **changes: Any
             )
     elif options.batch_size is None:
         subject = dataclasses.replace(subject, batch_size=_fitting_batch(subject))
-    return subject if checkpoint else subject.initialised(options.seed)
+    return subject if checkpoint or as_built else subject.initialised(options.seed)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -183,7 +187,8 @@ def resolve_device(device: str) -> torch.device:
     if device == "cuda" and processes.local_rank():
         device = f"cuda:{processes.local_rank()}"  # each process of a machine has its own
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+    numbered = re.fullmatch("[0-9]{1,4}", index) is not None
+    if kind not in ("cpu", "cuda") or (":" in device and not (kind == "cuda" and numbered)):
         raise unknown("device", device, ("auto", "cpu", "cuda", "cuda:0"))
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -204,7 +209,7 @@ def _load_data(meta: Metadata | None, options: SubjectOptions) -> Dataset:
             wanted="--data digits, --data cifar10, --data file.npz, --data folder:DIR, …",
         )
     chosen = _first(options.data, known.spec if known else None)
-    _refuse_code(chosen, options.data, "--data")
+    factories.refuse_unasked(chosen, options.data, "--data")
 
     # scaling belongs to the network, so the checkpoint's own goes for other data as well
     mean, std = (known.mean, known.std) if known else (None, None)
@@ -221,55 +226,25 @@ def _load_data(meta: Metadata | None, options: SubjectOptions) -> Dataset:
     )
 
 
-def _describe(checkpoint: Checkpoint, data: Dataset, options: SubjectOptions) -> ModelSpec:
-    """Describe the network: options first, then metadata, then the tensors' names and shapes."""
-    name, activation, beta = options.model, options.activation, options.beta
-    meta = checkpoint.metadata
-    seen = checkpoints.recognise(checkpoint.tensors)
-    base = meta.model if meta else seen
-    if name is not None and (base is None or base.name != name):
-        classes = seen.num_classes if seen else data.num_classes
-        base = ModelSpec(name, num_classes=classes)
-        if meta and not factories.is_factory(name):
-            base = dataclasses.replace(base, activation=meta.model.activation, beta=meta.model.beta)
-    if base is None:
+def _fresh(options: SubjectOptions, as_built: bool) -> SubjectOptions:
+    """Settle what network and data there are without a checkpoint."""
+    if options.key is not None or options.ema:
+        raise InputError("--key and --ema choose among a checkpoint's weights", got="no checkpoint")
+    if not as_built:
+        defaults = {"model": options.model or FRESH_MODEL, "data": options.data or FRESH_DATA}
+        return dataclasses.replace(options, **defaults)
+    if options.model is None or not factories.is_factory(options.model):
         raise InputError(
-            "the network of this checkpoint is not recognised",
-            got=f"tensors such as {', '.join(list(checkpoint.tensors)[:3])}",
-            wanted=f"--model with one of {', '.join(models.NAMES)}, or package.module:factory",
+            "there is no checkpoint",
+            got=f"--model {options.model}" if options.model else None,
+            wanted="a checkpoint, or --model package.module:factory that brings its weights",
         )
-    _refuse_code(base.name, name, "--model")
-    if factories.is_factory(base.name):  # it chooses its own activation
-        return dataclasses.replace(base, activation=activation, beta=beta)
-    base = dataclasses.replace(base, input_shape=data.input_shape)
-    if base.activation is None and base.name in models.RESNETS:
-        base = dataclasses.replace(base, activation="relu")  # torchvision's
-    if base.activation is None and activation is None and meta is None:
-        raise InputError(
-            f"the activation of this {base.name} is not known",
-            got="a checkpoint without metadata; shapes do not tell",
-            wanted="--activation gelu, --activation relu, …",
-        )
-    if activation is not None:
-        base = dataclasses.replace(base, activation=activation, beta=None)
-    if beta is not None:
-        base = dataclasses.replace(base, beta=beta)
-    return base
+    return options
 
 
 def _first(*values: str | None) -> str:
     """Take the first value that is given, be it empty."""
     return next(value for value in values if value is not None)
-
-
-def _refuse_code(chosen: str, option: str | None, name: str) -> None:
-    """A checkpoint must not choose which code of this machine is run: only an option may."""
-    if option is None and factories.is_factory(chosen):
-        raise InputError(
-            "the checkpoint's metadata name code to run",
-            got=repr(chosen),
-            hint=f"if you trust it, pass {name} {chosen}",
-        )
 
 
 def _fitting_batch(subject: Subject) -> int:

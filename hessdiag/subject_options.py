@@ -15,8 +15,9 @@ class ModelOptions:
     model: Annotated[
         str | None,
         option(
-            "wrn<depth>-<widen>, resnet18|34|50|101, mlp-64-64, or package.module:factory. "
-            "Default: the checkpoint's metadata, else its tensors' names and shapes."
+            "wrn<depth>-<widen>, resnet18|34|50|101, mlp-64-64, timm:NAME, torchvision:NAME, or "
+            "package.module:factory. Default: the checkpoint's own, by its metadata or config, "
+            "else by its tensors' names and shapes."
         ),
     ] = None
     activation: Annotated[str | None, option("relu, gelu, beta_gelu, silu, tanh, …")] = None
@@ -30,8 +31,9 @@ class DataOptions:
     data: Annotated[
         str | None,
         option(
-            "digits, cifar10, cifar100, mnist, fashion-mnist, imagenet, folder:DIR, a .npz or "
-            ".safetensors file, or package.module:factory. Default: the checkpoint's metadata."
+            "digits, cifar10, cifar100, mnist, fashion-mnist, imagenet, folder:DIR, text:FILE, "
+            "a .npz or .safetensors file, or package.module:factory. Default: the checkpoint's "
+            "metadata."
         ),
     ] = None
     data_root: Annotated[str | None, option("Folder of torchvision's data sets.")] = None
@@ -60,7 +62,27 @@ class SeedOption:
 
 
 @dataclass(frozen=True)
-class SubjectOptions(SeedOption, DtypeOption, DeviceOption, DataOptions, ModelOptions):
+class CheckpointOptions:
+    """Which weights of a checkpoint, and with which arguments their network is built."""
+
+    model_arg: Annotated[
+        tuple[str, ...] | None,
+        option(
+            "An argument of the network, such as num_classes=10; may be repeated.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None
+    key: Annotated[
+        str | None,
+        option("The state dict within the checkpoint, or a prefix of its tensors' names."),
+    ] = None
+    ema: Annotated[bool, option("Take the moving average of the weights.")] = False
+
+
+@dataclass(frozen=True)
+class SubjectOptions(
+    SeedOption, DtypeOption, DeviceOption, DataOptions, CheckpointOptions, ModelOptions
+):
     """How to find a network and its data, and in which arithmetic to look at them.
 
     What is None comes from the checkpoint's metadata, else from its tensors' names and shapes.

@@ -14,9 +14,8 @@ import typer
 
 from hessdiag.settings import Field, check, fields, option
 
-Checkpoint = Annotated[
-    str, typer.Argument(help="A .safetensors checkpoint, or a .pt/.pth state dict.")
-]
+CHECKPOINT = "A .safetensors, .pt, .pth, .bin or .ckpt file, or a folder of Hugging Face or PEFT."
+Checkpoint = Annotated[str, typer.Argument(help=CHECKPOINT)]
 
 
 @dataclass(frozen=True)

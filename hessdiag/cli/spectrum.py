@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from hessdiag.cli import options, results
 from hessdiag.spectra.spectrum_settings import Settings
 from hessdiag.subject_options import SubjectOptions
 
 
 def spectrum(
-    checkpoint: options.Checkpoint,
     settings: Settings,
     which: options.ParameterOptions,
     subject: SubjectOptions,
     output: options.OutputOptions,
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(help=f"{options.CHECKPOINT} Without one: --model names a factory."),
+    ] = None,
 ) -> None:
     """Traces, extreme eigenvalues and spectral densities of the Hessian and its two parts.
 
@@ -32,7 +39,7 @@ def spectrum(
     results.check_densities(output, settings)
     with console.progress("spectrum", quiet=output.quiet) as bar:
         with processes.in_turn():  # the first one downloads, the others find what it got
-            found = load(checkpoint, subject)
+            found = load(checkpoint, subject, as_built=checkpoint is None)
         report = compute(
             found.model,
             found.batches(),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from hessdiag import factories
 from hessdiag.errors import InputError, unknown
 from hessdiag.metadata import ModelSpec
-from hessdiag.nets import activations
+from hessdiag.nets import activations, libraries
 from hessdiag.nets.wrn import WideResNet
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
@@ -46,16 +47,19 @@ class MLP(nn.Module):
         return self.layers(inputs.flatten(1))
 
 
-def build(spec: ModelSpec, *, seed: int = 0) -> nn.Module:
+def build(spec: ModelSpec, *, seed: int = 0, offered: Mapping[str, Any] | None = None) -> nn.Module:
     """Build the network that ``spec`` describes, on the CPU.
 
     Names are ``wrn<depth>-<widen>`` (depth 6n + 4), ``resnet18|34|50|101``, ``mlp-<width>-…`` with
-    its hidden widths, and ``package.module:factory``. Missing parts of ``spec`` have defaults:
-    GELU (ReLU for the ResNets), 10 classes (1000 for the ResNets), three channels.
+    its hidden widths, ``timm:NAME``, ``torchvision:NAME``, and ``package.module:factory``.
+    Missing parts of ``spec`` have defaults: GELU (ReLU for the ResNets), 10 classes (1000 for the
+    ResNets), three channels.
 
     Args:
         spec: the description.
         seed: seed of the initial weights; torch's global generators are neither read nor moved.
+        offered: arguments that a checkpoint tells, for those parameters of a factory that bear
+            their names.
 
     Returns:
         A new network in training mode, in torch's default dtype.
@@ -66,12 +70,12 @@ def build(spec: ModelSpec, *, seed: int = 0) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        return _construct(spec)
+        return _construct(spec, offered)
 
 
 def default_activation(name: str) -> str | None:
     """Name the activation of a network that is not told which; None where a factory chooses."""
-    if factories.is_factory(name):
+    if factories.chooses_activation(name):
         return None
     return "relu" if name in RESNETS else "gelu"
 
@@ -128,10 +132,17 @@ def skeleton(spec: ModelSpec) -> nn.Module:
         return _construct(spec)
 
 
-def _construct(spec: ModelSpec) -> nn.Module:
+def _construct(spec: ModelSpec, offered: Mapping[str, Any] | None = None) -> nn.Module:
     _check_sizes(spec)
-    if factories.is_factory(spec.name):
-        return _from_factory(spec)
+    if factories.chooses_activation(spec.name):
+        _check_own(spec)
+        return libraries.build(spec) if factories.is_of_library(spec.name) else _made(spec, offered)
+    if spec.arguments:
+        raise InputError(
+            f"the network {spec.name} takes no arguments",
+            got=", ".join(name for name, _ in spec.arguments),
+            hint="they are for timm:NAME, torchvision:NAME and package.module:factory",
+        )
     is_resnet = spec.name in RESNETS
     name = default_activation(spec.name) if spec.activation is None else spec.activation
     assert name is not None
@@ -159,7 +170,8 @@ def _construct(spec: ModelSpec) -> nn.Module:
         "model",
         spec.name,
         NAMES,
-        hint="also any wrn<depth>-<widen>, mlp-<width>-…, or package.module:factory",
+        hint="also any wrn<depth>-<widen>, mlp-<width>-…, timm:NAME, torchvision:NAME, or "
+        "package.module:factory",
     )
 
 
@@ -180,14 +192,18 @@ def _resnet(
     return model
 
 
-def _from_factory(spec: ModelSpec) -> nn.Module:
+def _check_own(spec: ModelSpec) -> None:
+    """Refuse an activation for a network that has its own."""
     if spec.activation is not None or spec.beta is not None:
         raise InputError(
-            f"the model factory {spec.name} chooses its own activation",
+            f"the network {spec.name} chooses its own activation",
             got=f"activation {spec.activation}, β {spec.beta}",
             hint="leave the activation and β out",
         )
-    model = factories.call(spec.name, "model")
+
+
+def _made(spec: ModelSpec, offered: Mapping[str, Any] | None) -> nn.Module:
+    model = factories.call(spec.name, "model", dict(spec.arguments), offered)
     if not isinstance(model, nn.Module):
         raise InputError(
             f"the model factory {spec.name} returned no network",

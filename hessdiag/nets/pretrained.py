@@ -63,11 +63,12 @@ def start_from(path: Path, model: nn.Module) -> None:
     """
     checkpoint = checkpoints.read(path)
     tensors, own = dict(checkpoint.tensors), model.state_dict()
+    sources = checkpoints.fit(model, checkpoint).sources
     heads = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for name in (f"{heads[-1]}.weight", f"{heads[-1]}.bias") if heads else ():
-        given, fresh = tensors.get(name), own.get(name)
+        given, fresh = tensors.get(sources.get(name, "")), own.get(name)
         if given is not None and fresh is not None and _differ_in_classes(given, fresh):
-            tensors[name] = fresh
+            tensors[sources[name]] = fresh
     checkpoints.load_into(model, dataclasses.replace(checkpoint, tensors=tensors))
 
 

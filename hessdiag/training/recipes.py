@@ -216,7 +216,9 @@ def override(recipe: Recipe, *, beta: float | None = None, **changes: object) ->
             given[name] = typed(name, value, _FIELDS[name])
     if "activation" in given or beta is not None:
         given["beta"] = None if beta is None else typed("beta", beta, "float")
-    elif factories.is_factory(given.get("model", "")):  # a factory chooses its own activation
+    elif factories.chooses_activation(
+        given.get("model", "")
+    ):  # a factory chooses its own activation
         given |= {"activation": None, "beta": None}
     if given.get("data", recipe.data) != recipe.data:
         given = {"mean": None, "std": None} | given

@@ -146,10 +146,11 @@ def _fit(
     unexpected = [n for n in rest if plain(n).startswith(prefix) and not is_idle(n)]
     outside = [n for n in rest if not plain(n).startswith(prefix)]
     outside += [n for n in rest if n.endswith("n_averaged") and plain(n).startswith(prefix)]
+    forms = {n: (_form(given[s], stored=True), _form(own[n])) for n, s in sources.items()}
     unlike = [
-        f"{name} (checkpoint {form}, network {_form(own[name])})"
-        for name, source in sources.items()
-        if (form := _form(given[source])) != _form(own[name]) or given[source].is_meta
+        f"{name} (checkpoint {theirs}, network {ours})"
+        for name, (theirs, ours) in forms.items()
+        if theirs != ours
     ]
     faults = (
         _some("missing", (name for name in own if name not in sources and not is_idle(name))),
@@ -167,9 +168,11 @@ def _fit(
     return Fit(sources, prefix, rest, tuple(filter(None, faults)), tuple(filter(None, notes)))
 
 
-def _form(tensor: Tensor) -> str:
+def _form(tensor: Tensor, *, stored: bool = False) -> str:
     """Say in words what a tensor must share with another to be copied into it."""
-    if tensor.layout != torch.strided:
+    if stored and tensor.is_meta:  # where a network's own is no fault: a skeleton's
+        kind = "empty "
+    elif tensor.layout != torch.strided:
         kind = f"{str(tensor.layout).removeprefix('torch.')} "
     elif tensor.is_quantized or (tensor.is_floating_point() and tensor.itemsize < 2):
         kind = f"{str(tensor.dtype).removeprefix('torch.')} "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -33,7 +33,7 @@ def is_idle(name: str) -> bool:
 
 
 def plain(name: str) -> str:
-    """Drop what compilation and sharding put inside a name; weight normalisation in one spelling."""
+    """Drop what wrappers put inside a name, and spell weight normalisation in one way."""
     name = _INSIDE.sub("", name)
     for spelling, old in _OLD_SPELLINGS:
         name = spelling.sub(old, name)
@@ -52,8 +52,13 @@ def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def shared_prefixes(names: Iterable[str]) -> list[str]:
     """List the dotted prefixes that all names share, the empty one first."""
     chosen = list(names)
-    common = os.path.commonprefix(chosen)
-    return [common[:end] for end in range(len(common) + 1) if not end or common[end - 1] == "."]
+    shortest = min(chosen, key=len, default="")
+    ends = (at + 1 for at, letter in enumerate(shortest) if letter == ".")
+    heads = itertools.takewhile(
+        lambda head: all(name.startswith(head) for name in chosen),
+        (shortest[:end] for end in ends),
+    )
+    return ["", *heads]
 
 
 def prefixes_before(names: Iterable[str], wanted: Iterable[str]) -> list[str]:

@@ -26,9 +26,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> ModelSpec | None:
     names = {plain(name): name for name in tensors}
     weights = [name for name in names if not is_idle(name)]
     for prefix in shared_prefixes(weights):
-        shapes = {
-            name.removeprefix(prefix): tuple(tensors[names[name]].shape) for name in weights
-        }
+        shapes = {name.removeprefix(prefix): tuple(tensors[names[name]].shape) for name in weights}
         for spec in _candidates(shapes):
             try:
                 own = own_tensors(models.skeleton(spec))

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Generator
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_FOREIGN = ">" if sys.byteorder == "little" else "<"
 
 
 class _Inert:
@@ -28,12 +31,11 @@ class _Dtype:
     """A dtype of numpy by its name; byte order comes with its state."""
 
     def __init__(self, name: object = "", *_: Any) -> None:
-        self.name, self.order = name if isinstance(name, str) else "", "="
+        self.name, self.is_foreign = name if isinstance(name, str) else "", False
 
     def __setstate__(self, state: object) -> None:
         if isinstance(state, tuple):
-            order = cast("tuple[Any, ...]", state)[1:2]
-            self.order = order[0] if order and order[0] in ("<", ">") else "="
+            self.is_foreign = cast("tuple[Any, ...]", state)[1:2] == (_FOREIGN,)
 
     def numbers(self) -> np.dtype[Any] | None:
         """Give numpy's own dtype where it is one of numbers."""
@@ -41,7 +43,9 @@ class _Dtype:
             dtype = np.dtype(self.name)
         except (TypeError, ValueError):
             return None
-        return dtype.newbyteorder(self.order) if dtype.kind in "biuf" else None
+        if dtype.kind not in "biuf":
+            return None
+        return dtype.newbyteorder("S") if self.is_foreign else dtype
 
 
 class Array:
@@ -54,7 +58,9 @@ class Array:
 
     def __setstate__(self, state: object) -> None:
         if isinstance(state, tuple) and len(cast("tuple[Any, ...]", state)) == 5:
-            _, self.shape, self.dtype, self.is_columns, self.content = cast("tuple[Any, ...]", state)
+            _, self.shape, self.dtype, self.is_columns, self.content = cast(
+                "tuple[Any, ...]", state
+            )
 
     def tensor(self) -> Tensor | None:
         """Make a tensor of it; None where it is no array of numbers of just this size."""
@@ -93,8 +99,11 @@ _NAMES: list[Any] = [
     (_dict, "collections.defaultdict"),
     *((_Inert, f"builtins.{name}") for name in ("list", "dict", "int", "float", "str", "tuple")),
     (_Inert, "argparse.Namespace"),
-    *((_Inert, f"{module}.{name}") for module in ("pathlib", "pathlib._local")
-      for name in ("PosixPath", "WindowsPath", "PurePosixPath", "Path")),
+    *(
+        (_Inert, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "Path")
+    ),
 ]
 
 

@@ -122,7 +122,9 @@ def _is_state(value: object) -> bool:
     """Tell a state dict: a dict that has tensors itself."""
     if not isinstance(value, dict):
         return False
-    return any(isinstance(inner, Tensor | Array) for inner in cast("dict[Any, Any]", value).values())
+    return any(
+        isinstance(inner, Tensor | Array) for inner in cast("dict[Any, Any]", value).values()
+    )
 
 
 def _tensors(state: dict[Any, Any], path: Path) -> dict[str, Tensor]:

@@ -1,1 +1,1 @@
-"""Forms of checkpoints, one a file; see ``Format``. A new file here is all that a new form needs."""
+"""Forms of checkpoints, one a file: a new form is a new file here; see ``Format``."""

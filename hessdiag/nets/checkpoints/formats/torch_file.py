@@ -139,6 +139,8 @@ def _hyper_parameters(outer: object) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     """Say what is wrong, without torch's advice to run the code after all."""
     texts = re.split(r"\n\s*\n|\n|(?<=[.!?])\s", str(error).strip())
-    advice = re.compile(r"weights.only|trust|safe_globals|pytorch\.org|two options|re-running", re.I)
+    advice = re.compile(
+        r"weights.only|trust|safe_globals|pytorch\.org|two options|re-running", re.I
+    )
     own = [text.strip() for text in texts if text.strip() and not advice.search(text)]
     return f"{type(error).__name__}: {own[0][:200]}" if own else type(error).__name__

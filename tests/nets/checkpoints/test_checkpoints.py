@@ -94,9 +94,11 @@ def test_pickles_are_unwrapped(tmp_path: Path, wrapper: str | None, prefix: str)
     state = {prefix + name: tensor for name, tensor in nn.Linear(2, 3).state_dict().items()}
     torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
     found = checkpoints.read(path)
-    assert set(found.tensors) == {"weight", "bias"}
+    other = nn.Linear(2, 3)
+    checkpoints.load_into(other, found)
+    assert {prefix + name: tensor for name, tensor in other.state_dict().items()}.keys() == {*state}
+    assert all(torch.equal(t, state[prefix + name]) for name, t in other.state_dict().items())
     assert found.metadata is None
-    checkpoints.load_into(nn.Linear(2, 3), found)
 
 
 def test_a_network_of_its_own_named_module_still_loads(tmp_path: Path) -> None:
@@ -186,7 +188,10 @@ def test_missing_files_folders_and_strange_names_are_refused(tmp_path: Path) -> 
     (tmp_path / "folder.pt").mkdir()
     assert "cannot read" in refusal(lambda: checkpoints.read(tmp_path / "absent.safetensors"))
     assert "cannot read" in refusal(lambda: checkpoints.read(tmp_path / "folder.pt"))
-    assert "suffix" in refusal(lambda: checkpoints.read(tmp_path / "model.bin"))
+    assert "suffix" in refusal(lambda: checkpoints.read(tmp_path / "model.onnx"))
+    assert "cannot read" in refusal(lambda: checkpoints.read("~nobody-of-this-name/model.pt"))
+    assert "cannot read" in refusal(lambda: checkpoints.read("a\0b.pt"))
+    assert "known form" in refusal(lambda: checkpoints.read(tmp_path))
     safetensors.torch.save_file({}, tmp_path / "none.safetensors")
     assert "no tensors" in refusal(lambda: checkpoints.read(tmp_path / "none.safetensors"))
 
