@@ -60,11 +60,11 @@ def demo(
     show(f"spectrum {name} --num-samples 256 --top-k 3 {outputs}")
     sample = SubjectOptions(num_samples=256)
     spectrum(
-        checkpoint,
         Settings(top_k=3),
         options.ParameterOptions(),
         sample,
         output("spectrum.json", plot=path("spectrum.png")),
+        checkpoint,
     )
     say(
         "\nThe Nonlinear Modeling Error N is what the Gauss-Newton approximation leaves out: it "

@@ -140,8 +140,8 @@ def nothing_inside(folder: Path, good: Path) -> Sequence[Any]:
 FLOATS = np.zeros((30, 1, 8, 8), dtype=np.float32)
 BAD: dict[str, tuple[Build, str]] = {
     "missing file": (file("none.safetensors"), "none.safetensors.*No such file"),
-    "a folder": (file("."), "unknown suffix"),
-    "unknown suffix": (file("model.ckpt"), r"unknown suffix.*\.safetensors, \.pt"),
+    "a folder": (file("."), "no checkpoint of a known form"),
+    "unknown suffix": (file("model.onnx"), r"unknown suffix.*\.safetensors"),
     "truncated": (truncated, "short.safetensors is damaged"),
     "corrupted": (corrupted, "bad.safetensors is damaged"),
     "no tensors": (nothing_inside, "holds no tensors"),
