@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hessdiag.landscapes.planes import Plane
     from hessdiag.landscapes.surfaces import Landscape
     from hessdiag.linalg.trace import Estimate
+    from hessdiag.losses.named.cross_entropy import CrossEntropy
     from hessdiag.nets.profiles import Profile, profile
     from hessdiag.sparsities.sparsity_run import Sparsity, sparsity
     from hessdiag.spectra.spectrum_result import Report
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Comparison": "hessdiag.comparisons.comparison_run",
     "compare": "hessdiag.comparisons.comparison_run",
+    "CrossEntropy": "hessdiag.losses.named.cross_entropy",
     "Decomposition": "hessdiag.curvature.decomposition",
     "Products": "hessdiag.curvature.decomposition",
     "Landscape": "hessdiag.landscapes.surfaces",
@@ -46,6 +48,7 @@ _HOMES = {
 
 __all__ = [
     "Comparison",
+    "CrossEntropy",
     "Decomposition",
     "Estimate",
     "GateReport",

@@ -48,28 +48,17 @@ def refuse_unasked(spec: str, asked: str | None, option: str) -> None:
         )
 
 
-def call(
-    spec: str,
-    kind: str,
-    arguments: Mapping[str, Any] | None = None,
-    offered: Mapping[str, Any] | None = None,
-) -> object:
-    """Import the factory named by ``spec`` and call it.
+def find(spec: str, kind: str) -> Callable[..., Any]:
+    """Import what ``spec`` names, without calling it.
 
     The current working directory becomes importable, after all that is installed.
 
     Args:
-        spec: ``package.module:factory``; the factory is any callable, a class included.
-        kind: what it makes, for messages: ``"model"``, ``"data"``.
-        arguments: its arguments.
-        offered: arguments for those of its parameters that bear their names; others are left out.
-
-    Returns:
-        Whatever the factory returned.
+        spec: ``package.module:factory``.
+        kind: what it is, for messages: ``"loss"``.
 
     Raises:
-        InputError: the form is wrong, the module cannot be imported, it has no such callable, or
-            the factory raises.
+        InputError: the form is wrong, the module cannot be imported, or it has no such callable.
     """
     if not is_factory(spec):
         raise InputError(f"not a {kind} factory", got=repr(spec), wanted="package.module:factory")
@@ -97,6 +86,31 @@ def call(
             got=type(factory).__name__,
             wanted="a function or class",
         )
+    return factory
+
+
+def call(
+    spec: str,
+    kind: str,
+    arguments: Mapping[str, Any] | None = None,
+    offered: Mapping[str, Any] | None = None,
+) -> object:
+    """Import the factory named by ``spec`` and call it.
+
+    Args:
+        spec: ``package.module:factory``; the factory is any callable, a class included.
+        kind: what it makes, for messages: ``"model"``, ``"data"``.
+        arguments: its arguments.
+        offered: arguments for those of its parameters that bear their names; others are left out.
+
+    Returns:
+        Whatever the factory returned.
+
+    Raises:
+        InputError: the form is wrong, the module cannot be imported, it has no such callable, or
+            the factory raises.
+    """
+    factory = find(spec, kind)
     given = {**_wanted(factory, offered or {}), **(arguments or {})}
     try:
         return factory(**given)

@@ -154,12 +154,14 @@ def load(
     spec, network, notes = assemble(
         checkpoint, options, num_classes=sample.num_classes, input_shape=sample.input_shape
     )
+    loss = _first(options.loss, meta.loss if meta else None, "cross-entropy")
+    factories.refuse_unasked(loss, options.loss, "--loss")
     subject = Subject(
         checkpoint=checkpoint,
         spec=spec,
         model=network.to(where).eval(),
         data=sample,
-        loss=_first(options.loss, meta.loss if meta else None, "cross-entropy"),
+        loss=loss,
         batch_size=options.batch_size or sample.num_samples,
         dtype=DTYPES[options.dtype],
         notes=notes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from hessdiag import loss_names
 from hessdiag.settings import check, option
 
 
@@ -104,7 +105,10 @@ class SubjectOptions(
     ] = None
     loss: Annotated[
         str | None,
-        option("cross-entropy or mse. Default: the checkpoint's metadata, else cross-entropy."),
+        option(
+            f"{', '.join(loss_names.NAMES)}, or package.module:function. "
+            "Default: the checkpoint's metadata, else cross-entropy."
+        ),
     ] = None
     bn: Annotated[
         str,

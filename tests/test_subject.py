@@ -172,7 +172,7 @@ def test_provenance(path: str):
 )
 def test_bad_options(path: str, options: dict[str, Any], words: str):
     def load() -> None:
-        from hessdiag.curvature.losses import resolve
+        from hessdiag.losses.loss_spec import resolve
 
         resolve(subject.load(path, **options).loss)
 

@@ -19,9 +19,9 @@ from hessdiag.comparisons.changes import (
     paired_norm,
     paired_trace,
 )
-from hessdiag.curvature.losses import LossSpec
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
+from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.metadata import Provenance
 from hessdiag.seeds import stream
 from hessdiag.settings import settled

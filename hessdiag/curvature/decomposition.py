@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
-from hessdiag.curvature.losses import LossSpec
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.linalg.operator import Operator
 from hessdiag.linalg.vectors import Layout, all_finite
+from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.parts import PARTS
 from hessdiag.seeds import stream
 
@@ -166,6 +166,7 @@ class Decomposition:
                 found = local.total, at.weight, len(y), at.num_counted, at.num_correct or 0
                 tally += tally.new_tensor(found)
                 if self._gradient is None:
+                    local.check_loss()
                     local.check_twice_differentiable()
                     gradient += self.layout.flatten(local.gradient)
                 for request in sums:

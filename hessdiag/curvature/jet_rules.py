@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hessdiag.curvature.functions import find_curve
+from hessdiag.losses.output_loss import OutputLoss
 from hessdiag.nets.curves import Curve
 
 Derivatives = tuple[Any, Any]
@@ -173,32 +174,9 @@ def _join(func: Any, tensors: Any, *rest: Any, **options: Any) -> Derivatives:
     return join([x.first for x in jets]), join([x.second for x in jets])
 
 
-# losses
-
-
-def _cross_entropy(_: Any, z: Jet, y: Any, **options: Any) -> Derivatives:
-    """⟨c, ż⟩ and ⟨c, z̈⟩ + ⟨ż, B ż⟩ with c = p − y; ⟨ż, B ż⟩ is the variance of ż under p."""
-    reduction, smoothing = options["reduction"], options["label_smoothing"]
-    plain = options["weight"] is None and reduction in ("sum", "mean")
-    if not plain or z.value.ndim != 2 or y.ndim != 1 or bool((y == options["ignore_index"]).any()):
-        raise Unsupported("a cross-entropy with weights, or of other shapes")
-    p = z.value.softmax(1)
-    targets = (1 - smoothing) * F.one_hot(y, p.shape[1]).to(p) + smoothing / p.shape[1]
-    c = p - targets
-    centred = z.first - (p * z.first).sum(1, keepdim=True)
-    second = (p * centred.square()).sum()
-    if z.second is not None:
-        second = second + (c * z.second).sum()
-    weight = 1 if reduction == "sum" else 1 / len(p)
-    return weight * (c * z.first).sum(), weight * second
-
-
-def _mse_loss(func: Any, z: Jet, y: Any, **options: Any) -> Derivatives:
-    difference = Jet(z.value - _jet(y).value, *_subtract(func, z, y))
-    squared = Jet(None, *_elementwise(_SQUARE, func, difference))
-    if options["reduction"] not in ("sum", "mean") or options["weight"] is not None:
-        raise Unsupported("a mean squared error with weights")
-    return _linear(getattr(torch, options["reduction"]), squared)
+def _loss(_: Any, z: Jet, y: Any, loss: OutputLoss, weights: Any) -> Derivatives:
+    """Differentiate a loss, a function of the outputs whose own derivatives are known."""
+    return loss.at(z.value, y, weights).jet(z.first, z.second)
 
 
 # what they are made of
@@ -268,6 +246,5 @@ _RULES: dict[str, Rule] = {
     "pad": _pad,
     "dropout": _dropout,
     "batch_norm": _batch_norm,
-    "cross_entropy": _cross_entropy,
-    "mse_loss": _mse_loss,
+    "summed_loss": _loss,
 }

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ class Linearisation:
     def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor) -> None:
         self._parameters = list(risk.parameters.values())
         self._z = risk.outputs(x)
+        self._check_loss = partial(risk.loss.check, self._z.detach(), y)
         self.at_output = risk.loss.at(self._z.detach(), y)
         self.total = float(self.at_output.total.detach())
         if not math.isfinite(self.total):
@@ -60,6 +62,14 @@ class Linearisation:
         # unused parameters have a zero gradient that no graph leads to
         self._used = [i for i, tensor in enumerate(s) if tensor.requires_grad]
         self._s = [s[i] for i in self._used]
+
+    def check_loss(self) -> None:
+        """Refuse a loss whose mean depends on how the examples are batched.
+
+        Raises:
+            InputError: it does, or it depends on the weights beside the outputs.
+        """
+        self._check_loss()
 
     def check_twice_differentiable(self) -> None:
         """Refuse operations whose backward pass cannot be differentiated.

@@ -6,17 +6,18 @@ Averages weigh every example equally, however the examples are batched.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hessdiag.curvature.losses import LossSpec, resolve
 from hessdiag.curvature.module import Network
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
 from hessdiag.linalg.vectors import Layout
+from hessdiag.losses.any_loss import AnyLoss
+from hessdiag.losses.loss_spec import LossSpec, resolve
 
 
 class EmpiricalRisk:
@@ -27,7 +28,7 @@ class EmpiricalRisk:
         batches: any iterable of (x, y) that gives the same examples each time it is iterated; an
             iterator, which can be read only once, is kept in memory. x is a tensor, or a tuple or
             mapping of tensors passed on as arguments.
-        loss: see :func:`hessdiag.curvature.losses.resolve`.
+        loss: see :func:`hessdiag.losses.loss_spec.resolve`.
         params: glob or globs over parameter names; None for all. Frozen ones are left out.
         bn: "eval" uses BatchNorm's running statistics, "batch" those of each batch as given.
         dtype: floating type to compute in; None for that of the parameters.
@@ -51,6 +52,9 @@ class EmpiricalRisk:
         self.network = Network(model, params=params, bn=bn, dtype=dtype, device=device)
         self.batches = list(batches) if isinstance(batches, Iterator) else batches
         self.loss = resolve(loss)
+        if isinstance(self.loss, AnyLoss):
+            one_batch = isinstance(self.batches, Sized) and len(self.batches) == 1
+            self.loss.belongs_to(model.parameters(), one_batch=one_batch)
         self.layout = Layout.of(self.parameters)
 
     @property

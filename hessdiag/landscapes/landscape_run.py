@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from hessdiag.curvature.decomposition import Decomposition
-from hessdiag.curvature.losses import LossSpec
 from hessdiag.curvature.memory import peak_bytes
 from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.landscapes.planes import (
@@ -27,6 +26,7 @@ from hessdiag.landscapes.planes import (
 from hessdiag.landscapes.surfaces import Landscape, Point, Surface, gaps, make_axis, tabulate
 from hessdiag.linalg.driver import Request
 from hessdiag.linalg.trace import Probes, TraceSamples
+from hessdiag.losses.loss_spec import LossSpec
 
 _PROBE_BUDGET = 1 << 30  # bytes of probes and their products asked for in one pass
 _PARTS = ("gn", "nme")

@@ -16,10 +16,10 @@ from torch import nn
 
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.kernels import exact_kernels
-from hessdiag.curvature.losses import LossSpec
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.linalg.trace import Estimate
+from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.nets.profiles import DEFAULT_THRESHOLD, check_threshold
 from hessdiag.sparsities.blocks import block_norms
 from hessdiag.sparsities.calls import Call, Decisions, watching

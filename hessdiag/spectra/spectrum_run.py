@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from hessdiag.curvature.decomposition import Decomposition
-from hessdiag.curvature.losses import LossSpec
 from hessdiag.curvature.memory import peak_bytes
 from hessdiag.curvature.secants import secant_curvatures, secant_rounding
 from hessdiag.linalg.density import smooth
 from hessdiag.linalg.driver import Algorithm, drive
 from hessdiag.linalg.lanczos import LanczosResult, lanczos
 from hessdiag.linalg.trace import Probes, TraceSamples, estimate_mean, hutchinson
+from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.seeds import stream
 from hessdiag.settings import settled
 from hessdiag.spectra.spectrum_plan import Plan, check_memory, make_plan

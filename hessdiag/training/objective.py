@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hessdiag.curvature.composition import Composed
-from hessdiag.curvature.losses import CrossEntropy, MeanSquaredError
+from hessdiag.losses import output_loss
+from hessdiag.losses.loss_spec import LossSpec, resolve
+from hessdiag.losses.named.cross_entropy import CrossEntropy
 from hessdiag.nets.models import batch_norms
 
 
@@ -21,7 +20,7 @@ class Objective:
 
     Args:
         model: from a batch of inputs to outputs z ``(N, C)``; its mode is the caller's.
-        loss: "cross-entropy" or "mse" against one-hot labels (mean over outputs too).
+        loss: a name, or whatever else :func:`hessdiag.losses.loss_spec.resolve` takes.
         label_smoothing: of cross-entropy.
         precision: "float32", or "bf16" to run the module under autocast.
     """
@@ -29,19 +28,20 @@ class Objective:
     def __init__(
         self,
         model: nn.Module,
-        loss: str,
+        loss: LossSpec,
         *,
         label_smoothing: float = 0.0,
         precision: str = "float32",
     ) -> None:
-        self.model, self.name, self.label_smoothing = model, loss, label_smoothing
+        self.model = model
         self.precision = precision
         self.parameters: list[Tensor] = [
             tensor for tensor in model.parameters() if tensor.requires_grad
         ]
-        self._output_loss = (
-            MeanSquaredError() if loss == "mse" else CrossEntropy(label_smoothing=label_smoothing)
-        )
+        known = resolve(loss)
+        if label_smoothing:
+            known = CrossEntropy(label_smoothing=label_smoothing)
+        self.loss = known
         self._batch_norms = batch_norms(model)
 
     def evaluate(
@@ -65,12 +65,8 @@ class Objective:
             z = self.model(x)
         if self.precision == "bf16":
             z = z.float()
-        size = len(y) if size is None else size
-        if self.name == "mse":
-            total = F.mse_loss(z, F.one_hot(y, z.shape[1]).to(z), reduction="sum")
-            return z, total / (size * z.shape[1])
-        total = F.cross_entropy(z, y, reduction="sum", label_smoothing=self.label_smoothing)
-        return z, total / size
+        total = output_loss.summed_loss(z, y, self.loss)
+        return z, total / self.weight(z, y, size)
 
     @contextmanager
     def frozen_statistics(self) -> Generator[None]:
@@ -84,28 +80,7 @@ class Objective:
             for layer, flag in zip(self._batch_norms, flags, strict=True):
                 layer.track_running_stats = flag
 
-    def output_hessian(self, z: Tensor, y: Tensor, u: Tensor) -> Tensor:
-        """Compute B u for the sum of the losses, ``(n, C)``."""
-        return self._output_loss.at(z.detach(), y).hessian(u)
-
-    def draws(self, size: int, z: Tensor, labels: torch.Generator) -> Tensor:
-        """Draw what the labels of ``size`` examples come from: each one's, whoever holds it."""
-        options: dict[str, Any] = {"generator": labels, "device": z.device, "dtype": z.dtype}
-        if self.name == "mse":
-            return torch.randn(size, z.shape[1], **options)
-        return torch.rand(size, **options)
-
-    def sampled_cotangent(self, z: Tensor, drawn: Tensor) -> Tensor:
-        """Turn draws into labels ŷ of the model; the cotangent c ``(n, C)`` of each loss at them.
-
-        ``E c cᵀ = B``, so that ``tr G = N E‖(1/N) Σ Jᵀc‖²``. Cross-entropy draws classes from the
-        softmax; the mean squared error draws outputs from a normal distribution around z of
-        variance C/2, whose log-likelihood it is. c depends on z, the draw does not.
-        """
-        if self.name == "mse":
-            sampled = z.detach() + math.sqrt(z.shape[1] / 2) * drawn
-            return 2 / z.shape[1] * (z - sampled)
-        p = z.softmax(1)
-        below = p.detach().cumsum(1) <= drawn[:, None]  # the first class whose share reaches u
-        chosen = below[:, :-1].sum(1)  # rounding may leave the last sum below 1
-        return p - F.one_hot(chosen, z.shape[1]).to(p)
+    def weight(self, z: Tensor, y: Tensor, size: int | None = None) -> float:
+        """Σ w of the whole batch, if all its examples weigh as much as those here."""
+        weight = self.loss.at(z.detach(), y).weight
+        return weight if size is None else weight * size / len(y)

@@ -8,12 +8,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hessdiag import factories, files
+from hessdiag import factories, files, loss_names
 from hessdiag.errors import InputError, unknown
 from hessdiag.training import augmentation, methods, optimisation
 from hessdiag.training.task import Strengths
 
-LOSSES = ("cross-entropy", "mse")
 PRECISIONS = ("float32", "bf16")
 
 
@@ -290,7 +289,7 @@ def _wrong(what: str, value: object, wanted: str) -> InputError:
 
 
 def _check(recipe: Recipe) -> None:
-    for name, known in (("loss", LOSSES), ("precision", PRECISIONS)):
+    for name, known in (("loss", loss_names.NAMES), ("precision", PRECISIONS)):
         if (value := getattr(recipe, name)) not in known:
             raise unknown(name, value, known)
     optimisation.check(recipe)

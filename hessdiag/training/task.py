@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -104,11 +105,19 @@ class Task:
         )
 
     def sampled_cotangent(self, z: Tensor) -> Tensor:
-        """Draw labels from the model; the cotangent of the mean loss at them, ``(n, C)``."""
-        drawn = self.objective.draws(self.num_examples, z, self.streams.labels)
+        """Draw labels ŷ from the model; the cotangent of the mean loss at them, ``(n, C)``.
+
+        For the mean over N examples it is ``c/N`` with ``E c cᵀ = B``, so that
+        ``tr G = N E‖(1/N) Σ Jᵀc‖²``; for one over W targets, c/√(N W). It depends on z, the draw
+        does not.
+        """
+        at = self.objective.loss.at(z, self.y)
+        drawn = at.draw(self.num_examples, self.streams.labels)
         here = drawn[self.first : self.first + len(z)]
-        return self.objective.sampled_cotangent(z, here) / self.num_examples
+        weight = self.objective.weight(z, self.y, self.num_examples)
+        return at.sampled_cotangent(here) / math.sqrt(self.num_examples * weight)
 
     def output_hessian(self, z: Tensor, u: Tensor) -> Tensor:
         """Compute B u for the mean loss, ``(n, C)``."""
-        return self.objective.output_hessian(z, self.y, u) / self.num_examples
+        weight = self.objective.weight(z, self.y, self.num_examples)
+        return self.objective.loss.at(z.detach(), self.y).hessian(u) / weight

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from hessdiag.curvature.composition import Composed
 from hessdiag.curvature.jet_rules import Jet, Unsupported
 from hessdiag.curvature.jets import Jets
+from hessdiag.losses.loss_spec import resolve
+from hessdiag.losses.output_loss import summed_loss
 from hessdiag.nets import activations
 from tests.cases import BY_NAME, CASES, VECTORS, generator, mlp, normal, seeded
 from tests.oracles import trainable
@@ -169,13 +171,13 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "no_grad": lambda x, _: no_grad_scale(x),
     "item": lambda x, _: x * x.detach().max().item(),
     "comparison": lambda x, y: x * (x > y),
-    "cross-entropy": lambda x, _: F.cross_entropy(x[0, 0], torch.arange(4)),
-    "cross-entropy in sum": lambda x, _: F.cross_entropy(
-        x[0, 0], torch.arange(4), reduction="sum", label_smoothing=0.3
-    ),
-    "mean squared error": lambda x, _: F.mse_loss(x, OTHER),
-    "squared error of two": lambda x, y: F.mse_loss(x, y, reduction="sum"),
+    "cross-entropy": lambda x, _: summed_loss(x[0, 0], torch.arange(4), resolve("cross-entropy")),
+    "any loss": lambda x, _: summed_loss(x[0, 0], torch.arange(4), resolve(quartic)),
 }
+
+
+def quartic(z: Tensor, y: Tensor) -> Tensor:
+    return (z - y[:, None]).pow(4).sum(1)
 
 
 def base(t: Tensor | None = None) -> tuple[nn.Parameter | Tensor, nn.Parameter | Tensor]:
@@ -305,14 +307,7 @@ REFUSED: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "a view changed": changed_through_a_view,
     "a change under no_grad": changed_under_no_grad,
     "normalisation that is not composed": lambda x, _: F.batch_norm(x, None, None, training=True),
-    "classes with weights": lambda x, _: F.cross_entropy(x[0, 0], torch.arange(4), ROW.exp()),
-    "labels that are ignored": lambda x, _: F.cross_entropy(
-        x[0, 0], torch.arange(4), ignore_index=2
-    ),
-    "labels of images": lambda x, _: F.cross_entropy(x[:, 0], torch.zeros(2, 4).long()),
-    "soft labels": lambda x, _: F.cross_entropy(x[0, 0], OTHER[0, 0].softmax(1)),
-    "losses one by one": lambda x, _: F.cross_entropy(x[0, 0], torch.arange(4), reduction="none"),
-    "squares one by one": lambda x, _: F.mse_loss(x, OTHER, reduction="none"),
+    "a loss that is not ours": lambda x, _: F.cross_entropy(x[0, 0], torch.arange(4)),
 }
 
 

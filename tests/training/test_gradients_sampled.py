@@ -236,11 +236,12 @@ def test_the_expected_step_is_that_of_theory(
 def test_sampled_labels_make_the_trace_of_g(
     every_label: Iterator[tuple[Tensor, Tensor]],
 ) -> None:
-    objective, z = TINY.task().objective, TINY.outputs(TINY.theta)
+    z = TINY.outputs(TINY.theta)
+    at = TINY.task().objective.loss.at(z, TINY.y)
     j, p = jacrev(evaluator(TINY))(TINY.theta), z.softmax(1)
     trace, covariance = torch.zeros(()).double(), torch.zeros(3, 3, 3).double()
     for targets, (weight, *_) in every_label:
-        c = objective.sampled_cotangent(z, objective.draws(3, z, generator(0)))
+        c = at.sampled_cotangent(at.draw(3, generator(0)))
         assert relative_error(c, p - F.one_hot(targets, 3)) < TOLERANCE
         g = torch.einsum("nk,nkp->p", c, j) / 3
         trace += weight.detach() * 3 * g @ g
@@ -256,10 +257,9 @@ def test_sampled_labels_make_the_trace_of_g(
 @pytest.mark.parametrize("problem", [TINY, SQUARES], ids=str)
 def test_sampled_cotangents_have_mean_zero_and_covariance_b(problem: Problem) -> None:
     draws, count = generator(5), 4000
-    objective, z = problem.task().objective, problem.outputs(problem.theta)
-    c = torch.stack(
-        [objective.sampled_cotangent(z, objective.draws(len(z), z, draws)) for _ in range(count)]
-    )
+    z = problem.outputs(problem.theta)
+    at = problem.task().objective.loss.at(z, problem.y)
+    c = torch.stack([at.sampled_cotangent(at.draw(len(z), draws)) for _ in range(count)])
     b = 2 / 3 * torch.eye(3).double().expand(3, 3, 3)
     if problem is TINY:
         p = z.softmax(1)

@@ -1,0 +1,1 @@
+"""One file a loss: ``cross_entropy.py`` is ``--loss cross-entropy``."""

@@ -1,0 +1,97 @@
+"""float32 where the loss all but vanishes: value, c, B u, S u against float64 at the same z."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hessdiag.curvature.decomposition import PARTS, Decomposition
+from hessdiag.losses.loss_spec import LossSpec, resolve
+from tests.cases import WEIGHTS, generator, labels, mlp, normal, seeded
+from tests.oracles import relative_error
+
+Y = labels(6, seed=1)
+ONE_HOT = F.one_hot(Y, 3).double()
+LOSSES: dict[str, tuple[LossSpec, Tensor]] = {
+    "cross-entropy": ("cross-entropy", Y),
+    "class weights": (nn.CrossEntropyLoss(weight=WEIGHTS), Y),
+    "ignored labels": ("cross-entropy", Y.where(torch.arange(6) > 1, -100)),
+    "probabilities": ("cross-entropy", ONE_HOT),
+    "smoothing": (nn.CrossEntropyLoss(label_smoothing=0.1), Y),
+    "bce": ("bce", ONE_HOT),
+    "bce with weights": (nn.BCEWithLogitsLoss(pos_weight=WEIGHTS), ONE_HOT),
+    "kl": ("kl", ONE_HOT),
+}
+
+
+def logits(margin: float) -> Tensor:
+    """Right by ``margin`` in every class, and off by less than 1 at random."""
+    return (normal(6, 3, seed=2) + margin * (2 * ONE_HOT - 1)).float()
+
+
+@pytest.mark.parametrize("margin", [0.0, 4.0, 9.0, 16.0, 30.0])
+@pytest.mark.parametrize("name", LOSSES)
+def test_nothing_cancels_at_the_output(name: str, margin: float):
+    loss, y = LOSSES[name]
+    z, u = logits(margin), normal(6, 3, seed=3)
+    low, high = resolve(loss).at(z, y), resolve(loss).at(z.double(), y)
+    assert float(low.total) == pytest.approx(float(high.total), rel=1e-5)
+    for got, wanted in (
+        (low.cotangent, high.cotangent),
+        (low.hessian(u.float()), high.hessian(u)),
+        (low.factor(u.float()), high.factor(u)),
+    ):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("margin", [9.0, 30.0, 50.0])
+def test_the_closed_form_in_many_digits(margin: float):
+    """ℓ, c and B u of two classes through σ(−margin), whose digits float64 keeps."""
+    z, y = torch.tensor([[margin, 0.0]]), torch.tensor([0])
+    at, rare = resolve("cross-entropy").at(z, y), torch.tensor(-margin).double().sigmoid().item()
+    assert float(at.total) == pytest.approx(rare, rel=1e-3)
+    torch.testing.assert_close(at.cotangent, torch.tensor([[-rare, rare]]), rtol=1e-5, atol=0)
+    product = at.hessian(torch.tensor([[1.0, 3.0]]))
+    torch.testing.assert_close(product, 2 * torch.tensor([[-rare, rare]]), rtol=1e-3, atol=0)
+
+
+def test_sampled_labels_far_from_the_middle():
+    """c_ŷ is −Σ_{k≠ŷ} p_k, also for a ŷ that is all but certain."""
+    z = logits(30.0)
+    low, high = resolve("cross-entropy").at(z, Y), resolve("cross-entropy").at(z.double(), Y)
+    drawn = torch.full((6,), 0.5)
+    torch.testing.assert_close(
+        low.sampled_cotangent(drawn).double(), high.sampled_cotangent(drawn), rtol=1e-4, atol=0
+    )
+    assert bool((low.sampled_cotangent(drawn) != 0).all())
+
+
+def test_a_uniform_draw_of_zero_does_not_choose_an_impossible_class():
+    at = resolve("cross-entropy").at(torch.tensor([[-40.0, 20.0, 0.0]]), torch.tensor([1]))
+    assert at.sampled_cotangent(torch.zeros(1)).argmin() == 1
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "bce"])
+@pytest.mark.parametrize("scale", [1.0, 3.0, 5.0])
+def test_products_in_float32_are_those_of_float64(loss: str, scale: float):
+    """Traces and products of a network whose loss is 1 to 1e-12, and the check of H = G + N."""
+    x = normal(6, 4, seed=5)
+    model = seeded(lambda: mlp(nn.GELU, 4, 8, 3))
+    features = torch.linalg.lstsq(model[:2](x), 6 * (2 * ONE_HOT - 1)).solution  # fits the labels
+    with torch.no_grad():
+        model[2].weight.copy_(scale * features.T)
+        model[2].bias.zero_()
+    model = model.float()
+    y = Y if loss == "cross-entropy" else ONE_HOT
+    low = Decomposition(model, [(x, y)], loss)
+    high = Decomposition(model, [(x, y)], loss, dtype=torch.float64)
+    assert high.gradient().loss < 1e-2**scale
+    v = torch.randn(3, low.num_parameters, generator=generator(0), dtype=torch.float64)
+    for part in PARTS:
+        wanted = getattr(high.products(v), part)
+        assert relative_error(getattr(low.products(v), part), wanted) < 1e-4
+    assert low.residual() < 1e-5
+    assert high.residual() < 1e-13
