@@ -135,7 +135,7 @@ class AtLogits(AtOutput):
 
     @cached_property
     def rest(self) -> Tensor:
-        """r = Σ_{k≠m} e_k, ``(…, 1)``."""
+        """R = Σ_{k≠m} e_k, ``(…, 1)``."""
         return self.relative.exp().scatter(-1, self.largest, 0.0).sum(-1, keepdim=True)
 
     @cached_property
