@@ -43,9 +43,9 @@ def option(
         metavar: what stands for its value in ``--help``.
         hidden: the library's alone, no option of the command line.
     """
-    extra = {"choices": choices, "flag": flag, "metavar": metavar, "hidden": hidden}
-    described: dict[str, Any] = {"ge": ge, "gt": gt, "le": le, "lt": lt, "extra": extra}
-    return Meta(description=text, **described)
+    extra: dict[str, Any] = {"choices": choices, "flag": flag, "metavar": metavar, "hidden": hidden}
+    extra |= {"ge": ge, "gt": gt, "le": le, "lt": lt}  # of Meta itself they would refuse `| None`
+    return Meta(description=text, extra=extra)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +117,10 @@ def check(settings: Any) -> None:
         bounds = [
             (limit, words, fits)
             for limit, words, fits in (
-                (field.meta.ge, "at least", lambda x, y: x >= y),
-                (field.meta.gt, "above", lambda x, y: x > y),
-                (field.meta.le, "at most", lambda x, y: x <= y),
-                (field.meta.lt, "below", lambda x, y: x < y),
+                (field.extra["ge"], "at least", lambda x, y: x >= y),
+                (field.extra["gt"], "above", lambda x, y: x > y),
+                (field.extra["le"], "at most", lambda x, y: x <= y),
+                (field.extra["lt"], "below", lambda x, y: x < y),
             )
             if limit is not None
         ]

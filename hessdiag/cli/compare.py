@@ -15,7 +15,9 @@ from hessdiag.subject_options import SubjectOptions
 if TYPE_CHECKING:
     from hessdiag.cli.console import Bar
     from hessdiag.comparisons.comparison_run import Comparison
+    from hessdiag.metadata import Provenance
     from hessdiag.reports.comparison.schema import Provenances
+    from hessdiag.spectra.spectrum_result import Report
 
 _OF_REPORTS = frozenset(("a", "b", "allow_different_data", "json", "plot", "quiet"))
 """Parameters that mean something for two reports."""
@@ -87,13 +89,34 @@ def compare(
 
 
 def _of_reports(a: str, b: str, *, allow_different_data: bool) -> tuple[Comparison, Provenances]:
+    from hessdiag import results as stored
     from hessdiag.comparisons.comparison_run import check_same_data, compare_reports
-    from hessdiag.reports.spectrum.reading import read_spectrum
+    from hessdiag.spectra import spectrum_result
 
-    (first, origin), (second, other) = read_spectrum(a), read_spectrum(b)
+    first, second = (stored.read(path, spectrum_result.Report) for path in (a, b))
+    origin, other = _provenance(first), _provenance(second)
     if not allow_different_data:
         check_same_data(origin, other, hint="--allow-different-data compares them all the same")
     return compare_reports(first, second), (origin, other)
+
+
+def _provenance(report: Report) -> Provenance | None:
+    from hessdiag.metadata import ModelSpec, Provenance
+
+    checkpoint, model, data = report.checkpoint, report.model, report.data
+    if model.name is None or data.spec is None or data.split is None:
+        return None
+    before = model.trained_with
+    return Provenance(
+        checkpoint.path,
+        checkpoint.sha256,
+        ModelSpec(model.name, model.activation, model.beta),
+        data.spec,
+        data.split,
+        data.sha256 or "",
+        report.settings.batch_size or 0,
+        before and ModelSpec(model.name, before.activation, before.beta),
+    )
 
 
 def _of_checkpoints(

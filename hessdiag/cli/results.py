@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from hessdiag.cli.options import OutputOptions
+    from hessdiag.results import Result
     from hessdiag.spectra.spectrum_settings import EstimatorSettings
 
 
@@ -27,13 +28,13 @@ def check_targets(output: OutputOptions, *texts: str | None) -> None:
         InputError: one cannot be written, or the plot's suffix is unknown.
     """
     from hessdiag import files
-    from hessdiag.reports import figures
+    from hessdiag.show import figure
 
     for path in (*texts, None if output.json == "-" else output.json):
         if path is not None:
             files.check_writable(path)
     if output.plot is not None:
-        figures.check_plot_path(output.plot)
+        figure.check_path(output.plot)
         files.check_writable(output.plot)
 
 
@@ -45,6 +46,29 @@ def check_densities(output: OutputOptions, settings: EstimatorSettings) -> None:
     """
     if output.plot is not None and not settings.density:
         raise InputError("--plot draws the densities", got="--no-density")
+
+
+def show(result: Result, output: OutputOptions) -> None:
+    """Write the plot and the JSON that are asked for; print the report unless JSON has stdout.
+
+    Of several processes only the first one does.
+    """
+    from hessdiag import files
+    from hessdiag.cli import console
+    from hessdiag.linalg import processes
+    from hessdiag.show import figure, terminal
+
+    if not processes.is_first():
+        return
+    if output.plot is not None:
+        figure.save(result.document(), output.plot)
+    if output.json == "-":
+        sys.stdout.write(result.to_json())
+        return
+    if output.json is not None:
+        files.write_text(output.json, result.to_json())
+    if not output.quiet:
+        console.out().print(terminal.render(result.document()))
 
 
 def deliver(

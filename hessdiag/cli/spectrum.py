@@ -30,9 +30,6 @@ def spectrum(
     from hessdiag import spectrum as compute
     from hessdiag.cli import console
     from hessdiag.linalg import processes
-    from hessdiag.reports.spectrum.plot import spectrum_figure
-    from hessdiag.reports.spectrum.schema import spectrum_json
-    from hessdiag.reports.spectrum.text import spectrum_text
     from hessdiag.subject import load
 
     results.check_targets(output)
@@ -50,10 +47,4 @@ def spectrum(
             on_progress=bar.passes,
             settings=settings,
         )
-    provenance = found.provenance()
-    results.deliver(
-        output,
-        payload=lambda: spectrum_json(report, provenance),
-        figure=lambda: spectrum_figure(report, provenance),
-        text=lambda: spectrum_text(report, provenance),
-    )
+    results.show(report.of(found.provenance()), output)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from msgspec import Meta, Struct
 from scipy import stats
 from torch import Tensor
 
@@ -15,8 +17,7 @@ from hessdiag.linalg.space import FLAT, Array, Space
 from hessdiag.seeds import stream
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(Struct, frozen=True):
     """A sampled quantity with its uncertainty.
 
     Attributes:
@@ -28,9 +29,9 @@ class Estimate:
     """
 
     value: float
-    stderr: float | None
+    stderr: Annotated[float, Meta(ge=0)] | None
     ci95: tuple[float, float] | None
-    num_probes: int
+    num_probes: Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
     @property
     def rel_error(self) -> float:

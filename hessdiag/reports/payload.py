@@ -7,6 +7,9 @@ import math
 import re
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import asdict
+
 from hessdiag import __version__
 from hessdiag.metadata import ModelSpec, Provenance
 
@@ -57,6 +60,8 @@ def dumps(payload: dict[str, Any]) -> str:
 
 def finite(value: Any) -> Any:
     """Copy a JSON-like structure with None for every number that is not finite."""
+    if isinstance(value, Struct):
+        value = asdict(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -12,7 +12,7 @@ from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import available_bytes, linearisation_bytes
 from hessdiag.errors import InputError
 from hessdiag.linalg.lanczos import default_tolerance
-from hessdiag.spectra.spectrum_result import Settings
+from hessdiag.spectra.spectrum_settings import Settings
 
 BASIS_BUDGET = 6 << 30
 """Bytes that the Lanczos bases of all parts may take together, unless ``basis_size`` is given."""

@@ -1,19 +1,72 @@
-"""What a spectrum reports."""
+"""What a spectrum reports; the fields are those of its JSON, ``hessdiag.spectrum/1``."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Self
 
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import force_setattr, replace
 from torch import Tensor
 
+from hessdiag.codec import Count
+from hessdiag.errors import InputError, unknown
 from hessdiag.linalg.density import Density
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, TraceSamples
+from hessdiag.metadata import Provenance
+from hessdiag.parts import PARTS
+from hessdiag.results import Measured
 from hessdiag.spectra.spectrum_settings import Settings
 
 
 @dataclass(frozen=True)
-class Part:
+class Chosen(Settings):
+    """The settings of a spectrum, completed by what was chosen.
+
+    Attributes:
+        dtype: floating type computed in.
+        device: where.
+        bn: BatchNorm mode.
+        batch_size: examples in a microbatch; None where the caller made the batches.
+        params: globs over the parameters, or None.
+    """
+
+    dtype: str = "float32"
+    device: str = "cpu"
+    bn: str = "eval"
+    batch_size: int | None = None
+    params: tuple[str, ...] | None = None
+
+
+class Trace(Estimate, frozen=True, omit_defaults=True):
+    """tr A, and whether it is as precise as was asked for.
+
+    Attributes:
+        final_error: ``rel_error`` in the end; None if none was asked for.
+        target_reached: whether that is at most what was asked for; None likewise.
+    """
+
+    final_error: float | None = msgspec.field(name="rel_error", default=None)
+    target_reached: bool | None = None
+
+    @classmethod
+    def of(cls, found: Estimate, target_reached: bool | None) -> Self:
+        """Add to an estimate whether it reached its target."""
+        error = None if target_reached is None else found.rel_error
+        return cls(found.value, found.stderr, found.ci95, found.num_probes, error, target_reached)
+
+
+class Layer(Struct, frozen=True):
+    """What is known of the diagonal block of one parameter."""
+
+    trace: Estimate
+
+
+class Part(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     """What is known of one part A of the decomposition.
 
     Attributes:
@@ -22,25 +75,52 @@ class Part:
         top: largest eigenvalues, the largest first.
         bottom: smallest eigenvalues, the most negative first.
         density: spectral density, or None.
-        layers: trace of each layer's diagonal block by parameter name, or None.
-        target_reached: whether ``rel_error`` was met; None if none was set.
+        blocks: each layer's diagonal block by parameter name, or None.
         samples: what each probe told; None in a report read from a file.
-        eigenvectors: ``(top_k, n)`` unit eigenvectors of ``top``; None where not asked for.
+        eigenvectors: ``(top_k, n)`` unit eigenvectors of ``top``; None where not asked for, and in
+            a report read from a file.
     """
 
-    trace: Estimate
+    trace: Trace
     frobenius_norm: Estimate
     top: tuple[RitzValue, ...]
     bottom: tuple[RitzValue, ...]
-    density: Density | None
-    layers: dict[str, Estimate] | None
-    target_reached: bool | None
-    samples: TraceSamples | None = None
-    eigenvectors: Tensor | None = None
+    density: Density | None = None
+    blocks: dict[str, Layer] | None = msgspec.field(name="layers", default=None)
+
+    def __post_init__(self) -> None:
+        density = self.density
+        if density is not None and not len(density.nodes) == len(density.weights) > 0:
+            raise InputError("a density has no nodes, or not a weight for each")
+
+    def keeping(self, samples: TraceSamples | None, eigenvectors: Tensor | None) -> Self:
+        """Keep in memory what is no part of the JSON."""
+        force_setattr(self, "_kept", (samples, eigenvectors))
+        return self
+
+    @property
+    def samples(self) -> TraceSamples | None:
+        """What each probe told."""
+        return self.__dict__.get("_kept", (None, None))[0]
+
+    @property
+    def eigenvectors(self) -> Tensor | None:
+        """Unit eigenvectors of ``top``."""
+        return self.__dict__.get("_kept", (None, None))[1]
+
+    @property
+    def layers(self) -> dict[str, Estimate] | None:
+        """Trace of each layer's diagonal block by parameter name."""
+        blocks = self.blocks
+        return None if blocks is None else {name: block.trace for name, block in blocks.items()}
+
+    @property
+    def target_reached(self) -> bool | None:
+        """Whether ``rel_error`` was met; None if none was set."""
+        return self.trace.target_reached
 
 
-@dataclass(frozen=True)
-class FiniteRadius:
+class FiniteRadius(Struct, frozen=True):
     """Curvature at a finite radius, from the probes of tr H.
 
     Attributes:
@@ -50,14 +130,52 @@ class FiniteRadius:
         rounding: size of the error that rounding makes in both; grows as r falls.
     """
 
-    radius: float
+    radius: Annotated[float, Meta(gt=0)]
     trace: Estimate
     excess: Estimate
     rounding: float
 
 
-@dataclass(frozen=True)
-class Cost:
+class Loss(Struct, frozen=True):
+    """The loss at θ.
+
+    Attributes:
+        name: of the loss.
+        value: L(θ).
+        accuracy: share of right predictions, or None.
+    """
+
+    name: str
+    value: float
+    accuracy: float | None
+
+
+class Gradient(Struct, frozen=True):
+    """The gradient at θ.
+
+    Attributes:
+        norm: ‖∇L‖.
+        rayleigh: ĝᵀAĝ along the unit gradient ĝ, by part.
+    """
+
+    norm: Annotated[float, Meta(ge=0)]
+    rayleigh: dict[str, float | None]
+
+
+class Checks(Struct, frozen=True):
+    """What must vanish but for rounding.
+
+    Attributes:
+        decomposition_residual: ‖Hv − (Gv + Nv)‖/‖Hv‖ against an independent H v, on the first
+            microbatch.
+        symmetry_residual: largest |vᵀAw − wᵀAv|/(‖v‖‖Aw‖) over the parts; None with one probe.
+    """
+
+    decomposition_residual: float
+    symmetry_residual: float | None
+
+
+class Cost(Struct, frozen=True):
     """What a report took.
 
     Attributes:
@@ -68,50 +186,134 @@ class Cost:
     """
 
     seconds: float
-    passes: dict[str, int]
-    products: dict[str, int]
-    peak_memory_bytes: int
+    passes: dict[str, Count]
+    products: dict[str, Count]
+    peak_memory_bytes: Count
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(Measured, frozen=True, kw_only=True, tag="hessdiag.spectrum/1"):
     """The spectrum of a network's Hessian and of its parts.
 
     Attributes:
-        parts: by name.
-        loss_name: name of the loss.
-        loss: its value L(θ).
-        accuracy: share of right predictions, or None.
-        num_parameters: dimension n.
-        num_samples: examples in the data.
-        gradient_norm: ‖∇L‖.
-        rayleigh: ĝᵀAĝ along the unit gradient ĝ, by part.
-        decomposition_residual: ‖Hv − (Gv + Nv)‖/‖Hv‖ against an independent H v, on the first
-            microbatch.
-        symmetry_residual: largest |vᵀAw − wᵀAv|/(‖v‖‖Aw‖) over the parts; None with one probe.
+        risk: loss and accuracy; ``loss`` in JSON.
         settings: as asked for, completed by what was chosen.
-        dtype: floating type computed in.
-        device: where.
-        bn: BatchNorm mode.
-        params: globs over the parameters, or None.
-        cost: time, passes, products, memory.
+        parts: by name.
         finite_radius: curvature at a finite radius, or None where not asked for.
+        gradient: its norm and the curvature along it.
+        checks: of the products.
+        cost: time, passes, products, memory.
+        notes: what qualifies the numbers, and the reason for every None.
     """
 
+    risk: Loss = msgspec.field(name="loss")
+    settings: Chosen
     parts: dict[str, Part]
-    loss_name: str
-    loss: float
-    accuracy: float | None
-    num_parameters: int
-    num_samples: int
-    gradient_norm: float
-    rayleigh: dict[str, float | None]
-    decomposition_residual: float
-    symmetry_residual: float | None
-    settings: Settings
-    dtype: str
-    device: str
-    bn: str
-    params: tuple[str, ...] | None
-    cost: Cost
     finite_radius: FiniteRadius | None = None
+    gradient: Gradient
+    checks: Checks
+    cost: Cost
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.parts:
+            if name not in PARTS:
+                raise unknown("part", name, PARTS)
+
+    def of(self, provenance: Provenance) -> Self:
+        """Name the checkpoint, the network and the data."""
+        settings = dataclasses.replace(self.settings, batch_size=provenance.batch_size)
+        return replace(super().of(provenance), settings=settings)
+
+    @property
+    def loss_name(self) -> str:
+        """Name of the loss."""
+        return self.risk.name
+
+    @property
+    def loss(self) -> float:
+        """The loss L(θ)."""
+        return self.risk.value
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right predictions, or None."""
+        return self.risk.accuracy
+
+    @property
+    def gradient_norm(self) -> float:
+        """‖∇L‖."""
+        return self.gradient.norm
+
+    @property
+    def rayleigh(self) -> Mapping[str, float | None]:
+        """ĝᵀAĝ along the unit gradient ĝ, by part."""
+        return self.gradient.rayleigh
+
+    @property
+    def decomposition_residual(self) -> float:
+        """‖Hv − (Gv + Nv)‖/‖Hv‖; see :class:`Checks`."""
+        return self.checks.decomposition_residual
+
+    @property
+    def symmetry_residual(self) -> float | None:
+        """Largest asymmetry of a part; see :class:`Checks`."""
+        return self.checks.symmetry_residual
+
+    @property
+    def dtype(self) -> str:
+        """Floating type computed in."""
+        return self.settings.dtype
+
+    @property
+    def device(self) -> str:
+        """Where it was computed."""
+        return self.settings.device
+
+    @property
+    def bn(self) -> str:
+        """BatchNorm mode."""
+        return self.settings.bn
+
+    @property
+    def params(self) -> tuple[str, ...] | None:
+        """Globs over the parameters, or None."""
+        return self.settings.params
+
+
+def qualified(report: Report) -> Report:
+    """Add the notes on what qualifies a report: targets missed, eigenvalues not converged."""
+    found: list[str] = []
+    settings = report.settings
+    for name, part in report.parts.items():
+        if part.target_reached is False:
+            found.append(
+                f"{name}: all {part.trace.num_probes} probes spent; the trace's relative error "
+                f"is {part.trace.rel_error:.2g}, and {settings.rel_error:g} was asked for"
+            )
+        elif part.target_reached:
+            found.append(
+                f"{name}: the trace's relative error {part.trace.rel_error:.2g} was reached with "
+                f"{part.trace.num_probes} probes"
+            )
+        for end in ("top", "bottom"):
+            missing = sum(not ritz.converged for ritz in getattr(part, end))
+            if missing:
+                found.append(
+                    f"{name}: {missing} of {settings.top_k} {end} eigenvalues not converged within "
+                    f"{report.cost.passes[f'{name}.lanczos']} passes; see their residuals"
+                )
+    finite_radius = report.finite_radius
+    if finite_radius is not None:
+        stderr = finite_radius.excess.stderr or 0.0
+        if finite_radius.rounding > max(stderr, 0.01 * abs(finite_radius.trace.value)):
+            found.append(
+                f"rounding of about {finite_radius.rounding:.2g} drowns the curvature at radius "
+                f"{finite_radius.radius:g}; take a larger radius, or float64"
+            )
+    if settings.num_probes == 1:
+        found.append("one probe gives no standard error and no interval: null")
+    if report.accuracy is None:
+        found.append("the targets are not classes, so there is no accuracy: null")
+    if any(value is None for value in report.rayleigh.values()):
+        found.append("the gradient is exactly zero and has no direction: rayleigh is null")
+    return replace(report, notes=tuple(found))

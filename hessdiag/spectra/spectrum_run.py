@@ -19,10 +19,24 @@ from hessdiag.linalg.driver import Algorithm, drive
 from hessdiag.linalg.lanczos import LanczosResult, lanczos
 from hessdiag.linalg.trace import Probes, TraceSamples, estimate_mean, hutchinson
 from hessdiag.losses.loss_spec import LossSpec
+from hessdiag.results import CheckpointOrigin, DataOrigin
 from hessdiag.seeds import stream
 from hessdiag.settings import settled
 from hessdiag.spectra.spectrum_plan import Plan, check_memory, make_plan
-from hessdiag.spectra.spectrum_result import Cost, FiniteRadius, Part, Report, Settings
+from hessdiag.spectra.spectrum_result import (
+    Checks,
+    Chosen,
+    Cost,
+    FiniteRadius,
+    Gradient,
+    Layer,
+    Loss,
+    Part,
+    Report,
+    Trace,
+    qualified,
+)
+from hessdiag.spectra.spectrum_settings import Settings
 
 StoppingRule = Callable[[str, Mapping[str, TraceSamples]], bool]
 """Says of a part, from the samples of all parts, whether it has been sampled enough."""
@@ -113,33 +127,36 @@ def spectrum(
         passes["total"] += passes["finite_radius"]
     gradient = decomposition.gradient()
     asymmetries = [found.asymmetry for found in samples.values() if found.asymmetry is not None]
-    return Report(
-        parts={
-            part: _part(samples[part], results.get(f"{part}.lanczos"), asked)
-            for part in asked.parts
-        },
-        loss_name=decomposition.risk.loss.name,
-        loss=gradient.loss,
-        accuracy=gradient.accuracy,
-        num_parameters=decomposition.num_parameters,
-        num_samples=gradient.num_examples,
-        gradient_norm=float(gradient.vector.norm(dtype=torch.float64)),
-        rayleigh={part: results[f"{part}.rayleigh"] for part in asked.parts},
-        decomposition_residual=decomposition.residual(asked.seed),
-        symmetry_residual=max(asymmetries, default=None),
-        settings=plan.settings,
+    chosen = Chosen(
+        **vars(plan.settings),
         dtype=str(decomposition.risk.dtype).removeprefix("torch."),
         device=str(decomposition.risk.device),
         bn=bn,
         params=(params,) if isinstance(params, str) else tuple(params) if params else None,
+    )
+    report = Report(
+        checkpoint=CheckpointOrigin(num_parameters=decomposition.num_parameters),
+        data=DataOrigin(num_samples=gradient.num_examples),
+        risk=Loss(decomposition.risk.loss.name, gradient.loss, gradient.accuracy),
+        settings=chosen,
+        parts={
+            part: _part(samples[part], results.get(f"{part}.lanczos"), asked)
+            for part in asked.parts
+        },
+        finite_radius=finite_radius,
+        gradient=Gradient(
+            norm=float(gradient.vector.norm(dtype=torch.float64)),
+            rayleigh={part: results[f"{part}.rayleigh"] for part in asked.parts},
+        ),
+        checks=Checks(decomposition.residual(asked.seed), max(asymmetries, default=None)),
         cost=Cost(
             seconds=time.perf_counter() - began,
             passes=passes,
             products=products,
             peak_memory_bytes=peak_bytes(decomposition.risk.device),
         ),
-        finite_radius=finite_radius,
     )
+    return qualified(report)
 
 
 def _algorithms(
@@ -252,17 +269,18 @@ def _part(
     settings: Settings,
 ) -> Part:
     quadrature = spectral.quadrature if spectral else None
+    reached = _precise(samples, settings.rel_error) if settings.rel_error else None
+    layers = None
+    if settings.per_layer:
+        layers = {name: Layer(trace) for name, trace in samples.layer_traces().items()}
     return Part(
-        trace=samples.trace(),
+        trace=Trace.of(samples.trace(), reached),
         frobenius_norm=samples.frobenius_norm(),
         top=spectral.top if spectral else (),
         bottom=spectral.bottom if spectral else (),
         density=smooth(quadrature) if quadrature else None,
-        layers=samples.layer_traces() if settings.per_layer else None,
-        target_reached=_precise(samples, settings.rel_error) if settings.rel_error else None,
-        samples=samples,
-        eigenvectors=spectral.top_vectors if spectral else None,
-    )
+        blocks=layers,
+    ).keeping(samples, spectral.top_vectors if spectral else None)
 
 
 class _Ticker:

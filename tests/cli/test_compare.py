@@ -213,7 +213,7 @@ def test_bad_options(run: Run, checkpoint: Path, here: Path, args: tuple[Any, ..
 def test_damaged_reports(run: Run, here: Path, content: str):
     (here / "a.json").write_text(content)
     assert "a.json" in refusal(run, "a.json", "a.json")
-    assert "cannot read the report" in refusal(run, "none.json", "none.json")
+    assert "cannot be read" in refusal(run, "none.json", "none.json")
 
 
 def test_help_says_what_a_and_b_are(run: Run):

@@ -16,8 +16,8 @@ from hessdiag.linalg.trace import Probes
 from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.parts import PARTS
 from hessdiag.spectra.spectrum_plan import make_plan
-from hessdiag.spectra.spectrum_result import Settings
 from hessdiag.spectra.spectrum_run import Progress
+from hessdiag.spectra.spectrum_settings import Settings
 from tests.cases import BY_NAME, labels, mlp, normal, seeded, split
 from tests.oracles import Dense, dense
 

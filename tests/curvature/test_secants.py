@@ -9,9 +9,8 @@ import hessdiag
 from hessdiag import Decomposition, InputError
 from hessdiag.curvature.secants import secant_curvatures
 from hessdiag.linalg.trace import Probes
-from hessdiag.reports.spectrum.schema import notes
 from hessdiag.spectra import spectrum_plan as plan
-from hessdiag.spectra.spectrum_result import Settings
+from hessdiag.spectra.spectrum_settings import Settings
 from tests.cases import BY_NAME, labels, mlp, normal, seeded, split
 
 F64 = torch.float64
@@ -150,7 +149,7 @@ def test_a_radius_that_drowns_in_rounding_is_noted():
             density=False,
             finite_radius=radius,
         )
-        assert any("rounding" in note for note in notes(report)) == noted
+        assert any("rounding" in note for note in report.notes) == noted
         found = report.finite_radius
         assert found is not None
         assert not noted or found.rounding > abs(found.excess.value) / 100

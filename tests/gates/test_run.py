@@ -15,7 +15,6 @@ from hessdiag.gates import gate_run
 from hessdiag.gates.gate_run import review
 from hessdiag.gates.limits import Limit
 from hessdiag.reports.gate.schema import gate_json
-from hessdiag.reports.spectrum.schema import spectrum_json
 from tests.cases import BY_NAME
 from tests.oracles import truth_of
 
@@ -177,7 +176,7 @@ def test_what_the_baseline_lacks_fails_and_is_measured_all_the_same(baseline: di
 def stored() -> dict[str, Any]:
     model, batches, loss = BY_NAME[CASE]
     report = hessdiag.spectrum(model, batches, loss=loss, num_probes=32, top_k=1, density=False)
-    return spectrum_json(report)
+    return json.loads(report.to_json())
 
 
 def test_a_stored_report_is_held_against_limits(stored: dict[str, Any]):
@@ -212,7 +211,7 @@ def test_a_stored_report_over_a_baseline(stored: dict[str, Any]):
 def test_a_single_probe_concludes_nothing():
     model, batches, loss = BY_NAME[CASE]
     report = hessdiag.spectrum(model, batches, loss=loss, num_probes=1, top_k=0, density=False)
-    found = review(spectrum_json(report), {"max": {"hessian.trace": 1e9}})
+    found = review(json.loads(report.to_json()), {"max": {"hessian.trace": 1e9}})
     assert verdicts(found) == ["inconclusive"]
     assert found.findings[0].interval == (-math.inf, math.inf)
 

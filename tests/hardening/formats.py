@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from hessdiag import subject
+from hessdiag import results, subject
 from hessdiag.comparisons.comparison_run import compare_reports
 from hessdiag.data import datasets
 from hessdiag.errors import InputError
 from hessdiag.gates import gate_run as run
 from hessdiag.gates import limits, readings
-from hessdiag.metadata import Provenance
 from hessdiag.reports.comparison.schema import comparison_json
 from hessdiag.reports.comparison.text import comparison_text
 from hessdiag.reports.gate import services
@@ -31,7 +30,7 @@ from hessdiag.reports.gate.text import gate_text
 from hessdiag.reports.html import sources
 from hessdiag.reports.html.page import page
 from hessdiag.reports.payload import dumps
-from hessdiag.reports.spectrum.reading import read_spectrum
+from hessdiag.spectra.spectrum_result import Report
 from hessdiag.training import configure, folder, loop, state
 from hessdiag.training import run as training
 from hessdiag.training.history import Epoch
@@ -122,11 +121,10 @@ def _gated(path: Path) -> None:
 
 def _compared(path: Path) -> None:
     """Compare a report with itself."""
-    report, origin = read_spectrum(path)
-    origins: tuple[Provenance | None, Provenance | None] = origin, origin
+    report = results.read(path, Report)
     found = compare_reports(report, report)
-    dumps(comparison_json(found, origins))
-    _shown(comparison_text(found, origins))
+    dumps(comparison_json(found))
+    _shown(comparison_text(found))
 
 
 def _paged(path: Path) -> None:

@@ -16,7 +16,6 @@ from hessdiag.nets import checkpoints, models
 from hessdiag.reports.gate.schema import gate_json
 from hessdiag.reports.payload import dumps
 from hessdiag.reports.sparsity.schema import sparsity_json
-from hessdiag.reports.spectrum.schema import spectrum_json
 from hessdiag.training import folder, loop, methods
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import find
@@ -79,7 +78,7 @@ def _reports() -> dict[str, dict[str, Any]]:
     options: dict[str, Any] = {"num_probes": 4, "top_k": 1, "per_layer": True}
     report = hessdiag.spectrum(model, batches, loss=loss, **options)
     origin = Provenance("model.pt", "c" * 64, SPEC, "digits", "train", "d" * 64, 5)
-    spectrum = json.loads(dumps(spectrum_json(report, origin)))
+    spectrum = json.loads(report.of(origin).to_json())
     base = {key: spectrum[key] for key in ("version", "checkpoint", "model", "data")}
     sparsity = sparsity_json([make("beta_gelu", 2.0, trained=True)], origin, seed=0, num_probes=4)
     verdict = review(spectrum, {"max": {"hessian.trace": 1.0}, "min": {"accuracy": 0.5}})

@@ -15,8 +15,8 @@ from hessdiag.metadata import DataSpec, Metadata, ModelSpec
 from hessdiag.metrics import spectrum_metrics as metrics
 from hessdiag.nets import activations
 from hessdiag.parts import PARTS
-from hessdiag.reports.html.markup import text as escaped
 from hessdiag.reports.wording import plus_minus
+from hessdiag.show.markup import text as escaped
 from hessdiag.training import methods
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import find

@@ -12,7 +12,7 @@ from hessdiag import Decomposition
 from hessdiag.curvature.memory import linearisation_bytes
 from hessdiag.spectra import spectrum_plan as plan
 from hessdiag.spectra.spectrum_plan import make_plan
-from hessdiag.spectra.spectrum_result import Settings
+from hessdiag.spectra.spectrum_settings import Settings
 from tests.cases import BY_NAME, Batch, labels, normal, seeded, split
 from tests.oracles import targets
 from tests.spectra.test_plan import CASE, refusal, run

@@ -12,10 +12,9 @@ from hessdiag import Decomposition, Report
 from hessdiag.errors import InputError
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.parts import PARTS
-from hessdiag.reports.spectrum.schema import notes
 from hessdiag.spectra import spectrum_plan as plan
 from hessdiag.spectra.spectrum_plan import make_plan
-from hessdiag.spectra.spectrum_result import Settings
+from hessdiag.spectra.spectrum_settings import Settings
 from tests.cases import BY_NAME, Batch
 from tests.oracles import truth_of
 
@@ -163,7 +162,7 @@ def test_rel_error_goes_on_until_it_is_reached():
     assert trace.rel_error == pytest.approx(
         (trace.ci95[1] - trace.ci95[0]) / 2 / abs(trace.value), rel=1e-12
     )
-    (note,) = notes(report)
+    (note,) = report.notes
     assert f"was reached with {trace.num_probes} probes" in note
     true = float(truth_of(CASE).gn.trace())
     assert abs(trace.value - true) < 4 * trace.stderr
@@ -182,7 +181,7 @@ def test_rel_error_spends_its_budget_and_says_so(lanczos: bool):
     for part in report.parts.values():
         assert part.target_reached is False
         assert part.trace.num_probes == part.frobenius_norm.num_probes == 40
-    missed = notes(report)
+    missed = report.notes
     assert len(missed) == 2
     assert all("all 40 probes spent" in note and "0.0001 was asked for" in note for note in missed)
 

@@ -11,7 +11,7 @@ from hessdiag.errors import InputError, printable
 from hessdiag.reports import TITLES
 from hessdiag.reports.comparison.schema import Provenances
 from hessdiag.reports.figures import COLOURS, blank
-from hessdiag.reports.spectrum.axis import SymlogAxis
+from hessdiag.spectra.densities import SymlogAxis
 
 
 def comparison_figure(found: Comparison, provenances: Provenances = (None, None)) -> Figure:

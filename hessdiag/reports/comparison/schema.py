@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hessdiag import __version__
+import msgspec
+
+from hessdiag import __version__, codec
 from hessdiag.comparisons.changes import Change
 from hessdiag.comparisons.comparison_run import Comparison, PartChange
 from hessdiag.metadata import Provenance
 from hessdiag.reports.payload import finite, origin
-from hessdiag.reports.spectrum.schema import density_json, settings_json
 from hessdiag.spectra.spectrum_result import Report
 
 COMPARE = "hessdiag.compare/1"
@@ -71,8 +72,11 @@ def _side(report: Report, provenance: Provenance | None) -> dict[str, Any]:
     )
     return {
         **{key: own[key] for key in ("checkpoint", "model", "data")},
-        "settings": settings_json(report, provenance),
-        "cost": dataclasses.asdict(report.cost),
+        "settings": {
+            **dataclasses.asdict(report.settings),
+            "batch_size": provenance.batch_size if provenance else None,
+        },
+        "cost": report.cost,
     }
 
 
@@ -92,8 +96,8 @@ def _part(part: PartChange) -> dict[str, Any]:
 
 def _change(change: Change) -> dict[str, Any]:
     return {
-        "a": dataclasses.asdict(change.a),
-        "b": dataclasses.asdict(change.b),
+        "a": msgspec.to_builtins(change.a),
+        "b": msgspec.to_builtins(change.b),
         "difference": {
             "value": change.value,
             "error": change.error,
@@ -106,4 +110,11 @@ def _change(change: Change) -> dict[str, Any]:
 
 def _densities(found: Comparison, name: str) -> dict[str, Any] | None:
     a, b = (of.parts[name].density for of in (found.a, found.b))
-    return None if a is None or b is None else {"a": density_json(a), "b": density_json(b)}
+    return (
+        None
+        if a is None or b is None
+        else {
+            side: msgspec.to_builtins(density, enc_hook=codec.to_lists)
+            for side, density in (("a", a), ("b", b))
+        }
+    )

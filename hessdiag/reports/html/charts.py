@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from hessdiag.reports.html.markup import Markup, join, number, tag
+from hessdiag.show.markup import Markup, join, number, tag
 
 Array = NDArray[np.float64]
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from hessdiag.nets import activations
 from hessdiag.reports.html import charts
 from hessdiag.reports.html.charts import Axis, Frame
-from hessdiag.reports.html.markup import Markup, block, eigenvalue, join, number, table, tag
 from hessdiag.reports.html.section import Section, subject
 from hessdiag.reports.landscape import NORMS
 from hessdiag.reports.landscape.scale import Scale
+from hessdiag.show.markup import Markup, block, eigenvalue, join, number, table, tag
 
 Array = NDArray[np.float64]
 

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
-from hessdiag import __version__
 from hessdiag.errors import InputError, unknown
 from hessdiag.gates.readings import GATE
 from hessdiag.reports.comparison.schema import COMPARE
 from hessdiag.reports.html.landscape import landscape
-from hessdiag.reports.html.markup import Markup, join, tag, text
 from hessdiag.reports.html.section import Section, badge, definitions, notes, origin
 from hessdiag.reports.html.sensing import sensing
 from hessdiag.reports.html.sources import Source
 from hessdiag.reports.html.sparsity import sparsity
-from hessdiag.reports.html.spectrum import spectrum
 from hessdiag.reports.html.sweep import sweep
 from hessdiag.reports.html.training import training
 from hessdiag.reports.html.verdicts import compare, gate
 from hessdiag.reports.landscape.schema import LANDSCAPE
 from hessdiag.reports.sensing.schema import SENSING
 from hessdiag.reports.sparsity.schema import SPARSITY
-from hessdiag.reports.spectrum.schema import SPECTRUM
 from hessdiag.reports.sweep.schema import SWEEP
 from hessdiag.reports.training.schema import SCHEMA as TRAIN
+from hessdiag.show.markup import Markup, tag
+from hessdiag.show.page import Section as Laid
+from hessdiag.show.page import frame, section
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], Section]] = {
-    SPECTRUM: spectrum,
     SPARSITY: sparsity,
     LANDSCAPE: landscape,
     TRAIN: training,
@@ -41,10 +38,6 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], Section]] = {
 }
 """How a report is laid out, by its schema."""
 
-_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
-    "form-action 'none'"
-)
 _DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 
 
@@ -58,51 +51,21 @@ def page(sources: Sequence[Source], title: str | None = None) -> str:
     Raises:
         InputError: a source's schema is unknown, or it is not as its schema says.
     """
-    shown = [_laid_out(source, place) for place, source in enumerate(sources, 1)]
-    name = title or (shown[0][0] if len(shown) == 1 else "Curvature report")
-    style = resources.files("hessdiag.reports.html").joinpath("style.css").read_text("utf-8")
-    head = join(
-        (
-            Markup('<meta charset="utf-8">'),
-            Markup(f'<meta http-equiv="Content-Security-Policy" content="{text(_POLICY)}">'),
-            Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            Markup('<meta name="color-scheme" content="light dark">'),
-            Markup('<meta name="referrer" content="no-referrer">'),
-            Markup('<link rel="icon" href="data:,">'),
-            tag("title", name),
-            Markup(f"<style>{style}</style>"),
-        )
-    )
-    plural = "s" if len(shown) > 1 else ""
-    body = join(
-        (
-            tag("a", "Skip to the reports", href="#reports", class_="skip"),
-            tag(
-                "header",
-                tag("h1", name),
-                tag("p", f"{len(shown)} report{plural}, laid out by hessdiag {__version__}"),
-            ),
-            tag("nav", *(card for _, card, _ in shown), aria_label="Summary"),
-            tag("main", *(body for _, _, body in shown), id="reports", tabindex=-1),
-            tag(
-                "footer",
-                tag("p", "H = G + N: Hessian, Gauss-Newton part, Nonlinear Modeling Error."),
-            ),
-        )
-    )
-    html = tag("html", tag("head", head), tag("body", body), lang="en")
-    return f"<!DOCTYPE html>\n{html}\n"
+    return frame([_laid_out(source, place) for place, source in enumerate(sources, 1)], title)
 
 
-def _laid_out(source: Source, place: int) -> tuple[str, Markup, Markup]:
+def _laid_out(source: Source, place: int) -> Laid:
     """Give title, card and body of a source."""
+    if source.document is not None:
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            return section(source.document, place)
     schema = str(source.payload.get("schema"))
     if schema not in SECTIONS:
         raise unknown(f"schema of {source.path}", schema[:80], SECTIONS)
     try:
         with np.errstate(over="raise", divide="raise", invalid="raise"):
-            section = SECTIONS[schema](source.payload)
-            return section.title, _card(section, place), _body(section, source, place)
+            found = SECTIONS[schema](source.payload)
+            return Laid(found.title, _card(found, place), _body(found, source, place))
     except _DAMAGED as error:
         raise InputError(
             "the report is damaged",

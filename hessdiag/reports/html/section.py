@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hessdiag.metadata import ModelSpec, Provenance
-from hessdiag.reports.html.markup import Markup, count, join, number, tag
 from hessdiag.reports.html.sources import Source
 from hessdiag.reports.wording import title
+from hessdiag.show.markup import Markup, count, join, number, tag
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 from hessdiag.reports.html import charts
 from hessdiag.reports.html.charts import Curve
-from hessdiag.reports.html.markup import block, number, table
 from hessdiag.reports.html.section import Section
 from hessdiag.reports.sensing import TITLES
+from hessdiag.show.markup import block, number, table
 
 _QUANTITIES = {
     "relative_error": "relative error ‖X − UUᵀ‖ / ‖X‖",

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hessdiag import __version__, files
+from hessdiag import __version__, files, results
 from hessdiag.errors import InputError
 from hessdiag.reports.training import schema
+from hessdiag.show.document import Code, Document
 from hessdiag.training import folder
 
 _MOST_BYTES = 32 * 2**20  # of text, which may take 30 times as much memory when parsed
@@ -28,6 +29,7 @@ class Source:
 
     path: str
     payload: dict[str, Any]
+    document: Document | None = None
 
 
 def read(path: str) -> Source:
@@ -39,7 +41,12 @@ def read(path: str) -> Source:
         InputError: there is no such thing, it is too large, or it is no object of JSON.
     """
     try:
-        return Source(path, _payload(Path(path)))
+        payload = _payload(Path(path))
+        if payload.get("schema") in results.KINDS:
+            document = results.read(path).document()
+            told = [("source", Code(path)), *document.origin]
+            return Source(path, {}, dataclasses.replace(document, origin=told))
+        return Source(path, payload)
     except (OSError, ValueError) as error:  # no UTF-8, too long a name, one with a null byte
         reason = getattr(error, "strerror", None) or error
         raise InputError("the report cannot be read", got=f"{path}: {reason}") from error

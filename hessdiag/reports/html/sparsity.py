@@ -8,7 +8,8 @@ from typing import Any
 from hessdiag.nets import activations
 from hessdiag.reports.html import charts
 from hessdiag.reports.html.charts import Curve
-from hessdiag.reports.html.markup import (
+from hessdiag.reports.html.section import Section, subject
+from hessdiag.show.markup import (
     Markup,
     block,
     count,
@@ -18,7 +19,6 @@ from hessdiag.reports.html.markup import (
     table,
     tag,
 )
-from hessdiag.reports.html.section import Section, subject
 
 _KINDS = {"initial": "before training", "trained": "after training"}
 

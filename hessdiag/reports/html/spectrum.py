@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,20 +11,12 @@ from hessdiag.linalg.density import Density
 from hessdiag.reports import TITLES
 from hessdiag.reports.html import charts
 from hessdiag.reports.html.charts import Array, Axis, Curve, Frame
-from hessdiag.reports.html.markup import (
+from hessdiag.show.markup import (
     Markup,
-    block,
-    count,
-    eigenvalue,
-    estimate,
     join,
-    number,
-    percent,
-    table,
     tag,
 )
-from hessdiag.reports.html.section import Section, subject
-from hessdiag.reports.spectrum.axis import SymlogAxis
+from hessdiag.spectra.densities import SymlogAxis
 
 _SYMBOLS = {name: title[-1] for name, title in TITLES.items()}
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -33,77 +25,10 @@ _DECADES = 8  # of the densities shown
 _MOST_NODES = 20_000  # of a density: a smooth curve needs no more, and memory grows with them
 
 
-def spectrum(payload: dict[str, Any]) -> Section:
-    """Lay out ``hessdiag.spectrum/1``."""
-    parts = payload["parts"]
-    blocks = [block("Parts side by side", _parts(payload))]
-    if any(part.get("density") for part in parts.values()):
-        blocks.append(block("Spectral densities", _densities(parts)))
-    if any(part.get("layers") for part in parts.values()):
-        blocks.append(block("Trace by layer", _layers(parts)))
-    return Section("Spectrum", subject(payload), list(_facts(payload)), blocks)
-
-
-def _facts(payload: dict[str, Any]) -> Iterator[tuple[str, object]]:
-    loss = payload["loss"]
-    yield str(loss["name"]), number(loss["value"])
-    yield "accuracy", percent(loss["accuracy"])
-    for name, part in payload["parts"].items():
-        yield f"tr {_SYMBOLS[name]}", number(part["trace"]["value"], part["trace"]["stderr"])
-    name, part = next(iter(payload["parts"].items()))
-    for end, label in (("top", "λ max"), ("bottom", "λ min")):
-        if part[end]:
-            yield f"{label} {_SYMBOLS[name]}", eigenvalue(part[end][0])
-    yield "parameters", count(payload["checkpoint"]["num_parameters"])
-    yield "samples", count(payload["data"]["num_samples"])
-
-
-def _parts(payload: dict[str, Any]) -> Markup:
-    parts = payload["parts"]
-    header = ["", *(_named(name) for name in parts)]
-    rows: list[list[object]] = [
-        ["trace", *(estimate(part["trace"]) for part in parts.values())],
-        ["Frobenius norm", *(estimate(part["frobenius_norm"]) for part in parts.values())],
-    ]
-    if (finite := payload.get("finite_radius")) is not None:
-        for label, key in (("trace at radius", "trace"), ("excess at radius", "excess")):
-            cells = (estimate(finite[key]) if name == "hessian" else "" for name in parts)
-            rows.append([f"{label} {number(finite['radius'])}", *cells])
-    for end, label in (("top", "λ max"), ("bottom", "λ min")):
-        for place in range(max(len(part[end]) for part in parts.values())):
-            cells = (
-                eigenvalue(part[end][place]) if place < len(part[end]) else ""
-                for part in parts.values()
-            )
-            rows.append([label if place == 0 else nth(end, place), *cells])
-    rayleigh = payload["gradient"]["rayleigh"]
-    rows.append(["along the gradient, ĝᵀAĝ", *(number(rayleigh.get(name)) for name in parts)])
-    caption = (
-        "± is the standard error over the probes, with the 95 % interval below it; "
-        "for eigenvalues a bound on the error"
-    )
-    return table(caption, header, rows)
-
-
 def nth(end: str, place: int) -> str:
     """Name an eigenvalue by its place from an end of the spectrum, 0 for the first."""
     digits = str(place if end == "bottom" else place + 1).translate(_SUBSCRIPTS)
     return f"λₙ₋{digits}" if end == "bottom" else f"λ{digits}"
-
-
-def _named(part: str) -> Markup:
-    """Name a part beside its colour."""
-    return join((tag("i", class_=f"swatch {part}", aria_hidden="true"), TITLES[part]))
-
-
-def _densities(parts: dict[str, Any]) -> Markup:
-    shown = {name: part for name, part in parts.items() if part.get("density")}
-    named = [(TITLES[name], f"{name} filled", part["density"]) for name, part in shown.items()]
-    return density_chart(
-        "On a symmetric-log axis; below, the extreme eigenvalues (×: not converged)",
-        named,
-        {name: [*part["top"], *part["bottom"]] for name, part in shown.items()},
-    )
 
 
 def density_chart(
@@ -181,23 +106,3 @@ def _marks(frame: Frame, name: str, values: list[dict[str, Any]], row: int) -> M
         drawn = f"M{x:.1f} {y - 6}v12" if ritz["converged"] else cross
         parts.append(tag("path", d=drawn, class_=f"mark {name}"))
     return join(parts)
-
-
-def _layers(parts: dict[str, Any]) -> Markup:
-    shown = {name: part["layers"] for name, part in parts.items() if part.get("layers")}
-    traces = [layer["trace"]["value"] for layers in shown.values() for layer in layers.values()]
-    known = [value for value in traces if value is not None]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    header = ["parameter", *(_named(name) for name in shown), "trace"]
-    rows: list[list[object]] = []
-    for layer in next(iter(shown.values())):
-        found = [layers[layer]["trace"] for layers in shown.values()]
-        drawn = [(name, trace["value"]) for name, trace in zip(shown, found, strict=True)]
-        rows.append(
-            [
-                tag("code", layer),
-                *(number(trace["value"], trace["stderr"]) for trace in found),
-                charts.bars(drawn, min(low, 0.0), max(high, 0.0)),
-            ]
-        )
-    return table("Trace of each parameter's diagonal block, ± standard error", header, rows)

@@ -8,9 +8,9 @@ from typing import Any
 from hessdiag.nets import activations
 from hessdiag.reports.html import charts
 from hessdiag.reports.html.charts import Axis
-from hessdiag.reports.html.markup import NONE, Markup, block, number, table, tag
 from hessdiag.reports.html.section import Section
 from hessdiag.reports.sweep import SYMBOLS
+from hessdiag.show.markup import NONE, Markup, block, number, table, tag
 
 
 def sweep(payload: dict[str, Any]) -> Section:

@@ -11,9 +11,9 @@ import numpy as np
 from hessdiag.reports import TITLES
 from hessdiag.reports.html import charts
 from hessdiag.reports.html.charts import Axis, Curve
-from hessdiag.reports.html.markup import Markup, block, count, estimate, number, percent, table
 from hessdiag.reports.html.section import Section, subject
 from hessdiag.reports.sweep import SYMBOLS
+from hessdiag.show.markup import Markup, block, count, estimate, number, percent, table
 from hessdiag.training import methods
 
 _ACCURACIES = {

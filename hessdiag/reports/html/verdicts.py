@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hessdiag.reports import TITLES
-from hessdiag.reports.html.markup import (
+from hessdiag.reports.html.section import Section, badge, subject
+from hessdiag.reports.html.spectrum import density_chart, nth
+from hessdiag.show.markup import (
     Markup,
     block,
     eigenvalue,
@@ -18,8 +20,6 @@ from hessdiag.reports.html.markup import (
     table,
     tag,
 )
-from hessdiag.reports.html.section import Section, badge, subject
-from hessdiag.reports.html.spectrum import density_chart, nth
 
 _SIGNS = {"max": "≤", "min": "≥", "max-increase": "increase ≤"}
 

@@ -101,9 +101,7 @@ def _network(found: Sparsity | None) -> dict[str, Any] | None:
     return {
         "total": dataclasses.asdict(found.total),
         "calls": [_call(call) for call in found.calls],
-        "block_norms": {name: dataclasses.asdict(norm) for name, norm in found.block_norms.items()}
-        if found.block_norms is not None
-        else None,
+        "block_norms": dict(found.block_norms) if found.block_norms is not None else None,
     }
 
 

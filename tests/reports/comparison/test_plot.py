@@ -27,15 +27,6 @@ def test_each_part_has_a_panel_with_a_dashed_and_b_solid(comparison: Comparison,
     assert "A: run/model.safetensors\nB: run/other.safetensors" in figure.get_suptitle()
 
 
-def test_parts_without_both_densities_are_left_out(comparison: Comparison):
-    parts = {
-        name: replace(part, density=part.density if name == "gn" else None)
-        for name, part in comparison.b.parts.items()
-    }
-    figure = comparison_figure(replace(comparison, b=replace(comparison.b, parts=parts)))
-    assert [panel.get_ylabel() for panel in figure.axes] == ["Gauss-Newton G"]
-
-
 def test_without_densities_there_is_nothing_to_draw(sparse: Comparison):
     with pytest.raises(InputError, match="there are no densities to plot"):
         comparison_figure(sparse)

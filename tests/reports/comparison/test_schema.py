@@ -10,7 +10,6 @@ from hessdiag import Comparison, Estimate
 from hessdiag.parts import PARTS
 from hessdiag.reports.comparison.schema import Provenances, comparison_json
 from hessdiag.reports.payload import dumps
-from hessdiag.reports.spectrum.schema import spectrum_json
 
 SIDE = {"checkpoint", "model", "data", "settings", "cost"}
 CHANGE = {"a", "b", "difference", "relative_change", "significant"}
@@ -60,7 +59,7 @@ def test_the_numbers_are_those_of_the_comparison(comparison: Comparison, provena
     assert found["loss"]["difference"] == comparison.b.loss - comparison.a.loss
     assert found["a"]["checkpoint"]["path"] == "run/model.safetensors"
     assert found["b"]["checkpoint"]["path"] == "run/other.safetensors"
-    spectrum = json.loads(dumps(spectrum_json(comparison.b, provenances[1])))
+    spectrum = json.loads(comparison.b.of(provenances[1]).to_json())
     assert found["b"] == {key: spectrum[key] for key in SIDE}
 
 

@@ -64,17 +64,3 @@ def test_of_reports_the_probes_are_independent(unpaired: Comparison):
     assert "independent probes" in shown
     assert "note: reports hold no single probes" in shown
     assert "overlap of top" not in shown
-
-
-def test_nothing_from_a_file_steers_the_terminal(comparison: Comparison, provenances: Provenances):
-    own = provenances[0]
-    assert own is not None
-    hostile = replace(own, checkpoint="a\x1b[31m[red]\u202e.pt", data="[link=x]\x07")
-    shown = text(
-        replace(comparison, a=replace(comparison.a, loss_name="\x1b]0;[bold]x")), (hostile, own)
-    )
-    assert "\x1b" not in shown
-    assert "\x07" not in shown
-    assert "\u202e" not in shown
-    assert "[red]" in shown
-    assert "[bold]x" in shown

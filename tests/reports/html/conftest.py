@@ -15,7 +15,6 @@ from hessdiag.reports.landscape.schema import landscape_json
 from hessdiag.reports.payload import dumps, finite
 from hessdiag.reports.sensing.schema import sensing_json
 from hessdiag.reports.sparsity.schema import sparsity_json
-from hessdiag.reports.spectrum.schema import spectrum_json
 from hessdiag.reports.sweep.schema import sweep_json
 from hessdiag.training.sensing import Settings, sensing
 from hessdiag.training.trials import Sweep
@@ -100,7 +99,7 @@ def compare_payload(spectrum: Payload) -> Payload:
 @pytest.fixture(scope="session")
 def payloads(report: Report, sparse_report: Report, provenance: Provenance) -> dict[str, Payload]:
     """Every kind, and what can be odd in it."""
-    spectrum = spectrum_json(report, provenance)
+    spectrum = json.loads(report.of(provenance).to_json())
     origin = {key: spectrum[key] for key in ("version", "checkpoint", "model", "data")}
     nameless = {**origin, "model": dict.fromkeys(origin["model"])}
     failed = cell("sam", "diverged", None, rho=1.0)
@@ -113,9 +112,6 @@ def payloads(report: Report, sparse_report: Report, provenance: Provenance) -> d
         model, batches, loss=loss, plane="gn", resolution=3, num_probes=2, params="fc*"
     )
     found = {
-        "spectrum": spectrum,
-        "spectrum, of a network without a name": spectrum_json(report),
-        "spectrum, sparse": spectrum_json(sparse_report, provenance),
         "sparsity": sparsity_json(trained[:1], provenance, **options),
         "sparsity, by β": sparsity_json(trained, provenance, **options),
         "sparsity, alone": sparsity_json([make("relu")], provenance, **options),

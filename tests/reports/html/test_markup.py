@@ -2,8 +2,8 @@
 
 import pytest
 
-from hessdiag.reports.html import markup
-from hessdiag.reports.html.markup import Markup, tag
+from hessdiag.show import markup
+from hessdiag.show.markup import Markup, tag
 
 
 def test_text_is_escaped_and_markup_is_not():

@@ -19,7 +19,7 @@ from hessdiag.reports.html.sources import Source
 VOID = {"meta", "link"}
 HOSTILE = "<script>alert(1)</script>\"'&quot; onload=x \x1b[31m\x00 \u202eesrever \ud800 {{7*7}}"
 NAMES = (
-    *("spectrum", "sparsity", "sparsity, by β", "landscape", "sensing", "sweep", "train"),
+    *("sparsity", "sparsity, by β", "landscape", "sensing", "sweep", "train"),
     *("gate", "compare"),
 )
 
@@ -142,23 +142,6 @@ def test_the_title_is_that_of_the_only_source_or_as_given(sources: list[Source])
     assert "<title>a &lt;b&gt;</title>" in page(sources, "a <b>")
 
 
-def test_numbers_of_a_spectrum(payloads: dict[str, Any]):
-    document = Document(page([Source("s.json", payloads["spectrum"])]))
-    words = " ".join(document.words)
-    trace = payloads["spectrum"]["parts"]["nme"]["trace"]["value"]
-    assert f"{trace:.2g}"[:3].replace("-", "−") in words
-    for layer in payloads["spectrum"]["parts"]["nme"]["layers"]:
-        assert layer in words
-    assert payloads["spectrum"]["checkpoint"]["sha256"] in words
-
-
-def test_what_has_not_converged_is_said(payloads: dict[str, Any]):
-    place = ("parts", "nme", "bottom", 0, "converged")
-    for converged, counted in ((True, 0), (False, 1)):
-        text = page([Source("s", changed(payloads["spectrum"], place, converged))])
-        assert text.count("not converged</small>") == counted
-
-
 def test_verdicts_are_told_by_words_and_signs(payloads: dict[str, Any]):
     text = page([Source("g", payloads["gate"])])
     for sign in ("✓ pass", "✗ fail", "? inconclusive"):
@@ -188,18 +171,6 @@ def test_hostile_text_is_shown_and_not_obeyed(payloads: dict[str, Any], name: st
         assert counts(Document(text)) <= counts(calm), place
 
 
-def test_hostile_names_are_escaped_too(payloads: dict[str, Any]):
-    payload = copy.deepcopy(payloads["spectrum"])
-    for part in payload["parts"].values():
-        part["layers"] = {HOSTILE: next(iter(part["layers"].values()))}
-    payload["settings"][HOSTILE] = {HOSTILE: [HOSTILE]}
-    payload["notes"] = [HOSTILE]
-    text = page([Source(HOSTILE, payload)], HOSTILE)
-    Document(text)
-    assert "<script" not in text
-    assert text.count("&lt;script&gt;") >= 7
-
-
 WRONG = (None, "x", [], [[]], {}, -1, 0, 1e308, -1e308, 10**400, True)
 
 
@@ -214,13 +185,6 @@ def test_a_wrong_value_is_drawn_or_refused(payloads: dict[str, Any], name: str, 
     for place, value in pairs[:count]:
         with suppress(InputError):
             Document(page([Source("r.json", changed(payload, place, value))]))
-
-
-def test_a_damaged_report_is_refused_by_name(payloads: dict[str, Any]):
-    payload = dict(payloads["spectrum"])
-    del payload["parts"]
-    with pytest.raises(InputError, match=r"damaged\n.*r\.json: KeyError: 'parts'"):
-        page([Source("r.json", payload)])
 
 
 @pytest.mark.parametrize("schema", ["hessdiag.spectrum/2", None, 7, ["x"], "spectrum"])

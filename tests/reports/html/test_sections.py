@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from hessdiag.errors import InputError
-from hessdiag.reports.html import spectrum
 from hessdiag.reports.html.page import page
 from hessdiag.reports.html.sources import Source
 
@@ -25,28 +24,6 @@ def heights(text: str, style: str) -> list[float]:
     """Read the heights of a curve back from its drawing."""
     (path,) = re.findall(rf'd="([^"]*)" class="curve {style}', text.split("<figure>", 1)[1])
     return [float(point.split()[1]) for point in re.split("[ML]", path)[1:]]
-
-
-def test_many_nodes_draw_the_same_density(
-    payloads: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-):
-    payload = copy.deepcopy(payloads["spectrum"])
-    density = payload["parts"]["hessian"]["density"]
-    nodes = 1e-3 * np.sinh(np.linspace(-7, 7, 5000))
-    density["nodes"] = np.random.default_rng(0).permutation(nodes).tolist()
-    density["weights"] = [1 / 5000] * 5000
-    payload["parts"] = {"hessian": payload["parts"]["hessian"]}
-    whole = heights(page([Source("s", payload)]), "hessian")
-    monkeypatch.setattr(spectrum, "_MOST_NODES", 1000)
-    np.testing.assert_allclose(heights(page([Source("s", payload)]), "hessian"), whole, atol=2)
-
-
-@pytest.mark.parametrize("nodes", [[], [1.0], [[1.0]]])
-def test_a_density_whose_nodes_do_not_match_is_refused(payloads: dict[str, Any], nodes: list[Any]):
-    payload = copy.deepcopy(payloads["spectrum"])
-    payload["parts"]["gn"]["density"]["nodes"] = nodes
-    with pytest.raises(InputError, match="nodes and weights"):
-        page([Source("s", payload)])
 
 
 def test_a_map_has_a_pixel_for_each_point_and_grey_for_what_is_not_finite(

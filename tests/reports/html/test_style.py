@@ -5,7 +5,7 @@ from importlib import resources
 
 import pytest
 
-STYLE = resources.files("hessdiag.reports.html").joinpath("style.css").read_text("utf-8")
+STYLE = resources.files("hessdiag.show").joinpath("style.css").read_text("utf-8")
 LIGHT, DARK = (
     dict(re.findall(r"--([\w-]+): (#[0-9a-f]+);", block))
     for block in re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)[:2]

@@ -6,10 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from hessdiag.errors import printable
-from hessdiag.reports.wording import between, plus_minus
-
-NONE = "–"
-"""Stands for a number that is null."""
+from hessdiag.show.wording import NONE, between, plus_minus
 
 
 class Markup(str):

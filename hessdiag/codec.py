@@ -1,0 +1,145 @@
+"""Typed values as JSON and TOML, and back: the one place that reads files of any origin.
+
+A type is its own schema: the fields of a frozen ``msgspec.Struct`` or dataclass are the keys, its
+annotations the ranges. Keys that are not known are passed over, so that a later version's files
+still read; keys with a default may be missing, so that an earlier version's do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tomllib
+from typing import Annotated, Any, TypeVar, get_origin
+
+import msgspec
+
+from hessdiag import files
+from hessdiag.errors import InputError
+
+T = TypeVar("T")
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A whole number of a size that something can have."""
+
+MOST_VALUES = 4_000_000
+"""In one text: what 64 MiB of numbers hold; `{},` takes 3 bytes there and 64 in memory."""
+_NUMBERS = re.compile(r"\[\n[^\[\]{}\"]+\]")  # a string holds no newline as such
+_PLACE = re.compile(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", re.DOTALL)
+_KINDS = re.compile(r"Expected `(.*?)`(?:, got `(.*)`)?", re.DOTALL)
+
+
+def encode(value: Any) -> str:
+    """Write a value as JSON, ending in a newline: no NaN or Infinity; numbers take one line."""
+    plain = finite(msgspec.to_builtins(value, enc_hook=to_lists))
+    text = json.dumps(plain, indent=2, allow_nan=False)
+    return _NUMBERS.sub(lambda match: " ".join(match[0].split()), text) + "\n"
+
+
+def decode(kind: type[T], text: str | bytes, *, what: str = "the report") -> T:
+    """Make a ``kind`` of its JSON.
+
+    Args:
+        kind: a frozen Struct or dataclass, or a union of tagged Structs.
+        text: JSON of any origin.
+        what: is read, for the message.
+
+    Raises:
+        InputError: it is no JSON, or a field is missing, out of range or of the wrong kind.
+    """
+    try:
+        _check_size(text if isinstance(text, bytes) else text.encode())
+        return msgspec.json.decode(text, type=kind, dec_hook=_to_array)
+    except InputError as error:  # a type's own refusal
+        raise InputError(
+            f"{what} is damaged: {error.what}", got=error.got, wanted=error.wanted
+        ) from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _damaged(what, error) from error
+
+
+def decode_toml(kind: type[T], text: str, *, what: str = "the configuration") -> T:
+    """Make a ``kind`` of its TOML.
+
+    Raises:
+        InputError: as ``decode``.
+    """
+    try:
+        _check_size(text.encode())
+        return msgspec.convert(tomllib.loads(text), kind, dec_hook=_to_array)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _damaged(what, error) from error
+
+
+def read(kind: type[T], path: str | os.PathLike[str], *, what: str = "the report") -> T:
+    """Read a file of JSON as a ``kind``.
+
+    Raises:
+        InputError: there is no such file, it is too large, or as ``decode``.
+    """
+    return decode(kind, read_bytes(path, what=what), what=f"{what} {path}")
+
+
+def read_bytes(path: str | os.PathLike[str], *, what: str = "the report") -> bytes:
+    """Read a file that is to be decoded.
+
+    Raises:
+        InputError: there is no such file, or it is too large.
+    """
+    try:
+        return files.read_bytes(path, files.LARGEST)
+    except (OSError, ValueError) as error:  # also a name with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{what} {path} cannot be read", got=reason) from error
+
+
+def finite(value: Any) -> Any:
+    """Copy what JSON is made of, with None for numbers that are not finite, and Unicode alone."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):  # the name of a file may hold bytes that are none
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {finite(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def _check_size(text: bytes) -> None:
+    """Refuse, before any of it is decoded, what would take far more memory than it has bytes."""
+    if sum(text.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES:,} values")
+
+
+def to_lists(value: Any) -> Any:
+    """Lay an array out, for msgspec."""
+    if hasattr(value, "tolist"):  # an array
+        return value.tolist()
+    raise NotImplementedError(f"{type(value).__name__} has no JSON")
+
+
+def _to_array(kind: Any, value: Any) -> Any:
+    """Make an array of lists of numbers; null was a number that is not finite."""
+    import numpy as np
+
+    if (get_origin(kind) or kind) is not np.ndarray:
+        raise TypeError("it is not read from a file")
+    nested = isinstance(value, list) and value and isinstance(value[0], list)
+    try:
+        rows = msgspec.convert(value, list[list[float | None]] if nested else list[float | None])
+        return np.array(rows, dtype=np.float64)
+    except ValueError as error:  # also rows of different lengths; what msgspec says lacks the place
+        raise TypeError("no array of numbers") from error
+
+
+def _damaged(what: str, error: Exception) -> InputError:
+    """Say in our words what msgspec found, and where."""
+    if isinstance(error, RecursionError):
+        return InputError(f"{what} is damaged", got="lists within lists without end")
+    message, place = _PLACE.fullmatch(str(error)).groups()  # type: ignore[union-attr]
+    at = f": {place}" if place else ""
+    if (kinds := _KINDS.fullmatch(message)) is not None:
+        return InputError(f"{what} is damaged{at}", got=kinds[2], wanted=kinds[1])
+    return InputError(f"{what} is damaged{at}", got=message[:200])

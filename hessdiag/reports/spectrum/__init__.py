@@ -1,1 +1,0 @@
-"""The spectrum report as text, JSON and plot."""

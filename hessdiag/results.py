@@ -1,0 +1,189 @@
+"""What all results have in common: their schema, what they speak of, and how they are found again.
+
+A result is a frozen value whose JSON is its fields; see :mod:`hessdiag.codec`. Its schema is the
+tag of its type.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from hessdiag import __version__, codec
+from hessdiag.codec import Count
+from hessdiag.errors import InputError, unknown
+from hessdiag.metadata import Provenance
+
+if TYPE_CHECKING:
+    from hessdiag.show.document import Document
+
+R = TypeVar("R", bound="Result")
+S = TypeVar("S", bound=Struct)
+
+KINDS: dict[str, tuple[str, str]] = {
+    "hessdiag.spectrum/1": ("hessdiag.spectra.spectrum", "Report"),
+}
+"""By schema: where ``<kind>_result`` and ``<kind>_document`` lie, and the name of the type.
+
+A kind of report is added by a line here; everything that reads or shows reports follows.
+"""
+
+
+class CheckpointOrigin(Struct, frozen=True):
+    """Which file a network came from, and how large it is."""
+
+    path: str | None = None
+    sha256: str | None = None
+    num_parameters: Count | None = None
+
+
+class TrainedWith(Struct, frozen=True):
+    """The activation of the network that was trained, where it was another."""
+
+    activation: str | None = None
+    beta: float | None = None
+
+
+class ModelOrigin(Struct, frozen=True):
+    """How a network was built; all None for one in memory, of which the library knows no more."""
+
+    name: str | None = None
+    activation: str | None = None
+    beta: float | None = None
+    trained_with: TrainedWith | None = None
+
+
+class DataOrigin(Struct, frozen=True):
+    """Which samples were used."""
+
+    spec: str | None = None
+    split: str | None = None
+    num_samples: Count | None = None
+    sha256: str | None = None
+
+
+def located(fields: S, provenance: Provenance) -> S:
+    """Name checkpoint, network and data in what has these three fields."""
+    before: Any = fields
+    model, trained = provenance.model, provenance.trained_with
+    return replace(
+        fields,
+        checkpoint=replace(
+            before.checkpoint, path=provenance.checkpoint, sha256=provenance.checkpoint_sha256
+        ),
+        model=ModelOrigin(
+            name=model.name,
+            activation=model.activation,
+            beta=model.beta,
+            trained_with=trained and TrainedWith(trained.activation, trained.beta),
+        ),
+        data=replace(
+            before.data,
+            spec=provenance.data,
+            split=provenance.split,
+            sha256=provenance.data_sha256,
+        ),
+    )
+
+
+class Result(Struct, frozen=True, kw_only=True, tag_field="schema"):
+    """What a command finds out.
+
+    Attributes:
+        version: of hessdiag that wrote it.
+    """
+
+    version: str = __version__
+
+    @property
+    def schema(self) -> str:
+        """Name of the kind and number of its form, such as ``hessdiag.spectrum/1``."""
+        return str(self.__struct_config__.tag)
+
+    def document(self) -> Document:
+        """Lay it out for people; see :mod:`hessdiag.show`."""
+        place, _ = KINDS[self.schema]
+        return importlib.import_module(f"{place}_document").document(self)
+
+    def to_json(self) -> str:
+        """Write it as JSON of its schema."""
+        return codec.encode(self)
+
+
+class Measured(Result, frozen=True, kw_only=True):
+    """A result on a network and its data.
+
+    Attributes:
+        checkpoint: the file of the network.
+        model: how it was built.
+        data: the samples.
+    """
+
+    checkpoint: CheckpointOrigin = CheckpointOrigin()
+    model: ModelOrigin = ModelOrigin()
+    data: DataOrigin = DataOrigin()
+
+    def of(self, provenance: Provenance) -> Self:
+        """Name the checkpoint, the network and the data."""
+        return located(self, provenance)
+
+    @property
+    def num_parameters(self) -> int | None:
+        """Dimension n."""
+        return self.checkpoint.num_parameters
+
+    @property
+    def num_samples(self) -> int | None:
+        """Examples in the data."""
+        return self.data.num_samples
+
+
+def subject(result: Measured | Any) -> str:
+    """Name the network, its activation and its data in one line.
+
+    Args:
+        result: anything with a ``model``, a ``checkpoint`` and ``data``.
+    """
+    from hessdiag.nets.activations import label
+
+    model, data, before = result.model, result.data, result.model.trained_with
+    if model.name is None:  # from the library, of a network of the user's
+        count = result.checkpoint.num_parameters
+        return "a network" + ("" if count is None else f" of {count:,} parameters")
+    activation = f" {label(model.activation, model.beta)}" if model.activation else ""
+    text = f"{model.name}{activation} on {data.spec} ({data.split})"
+    if before is not None and before.activation is not None:
+        text += f", what if: trained with {label(before.activation, before.beta)}"
+    return text
+
+
+class _Head(Struct):
+    """The beginning of every report."""
+
+    schema: str | None = None
+
+
+def read(path: str | os.PathLike[str], *kinds: type[R], what: str = "the report") -> R | Any:
+    """Read a report of one of these kinds; of any for none.
+
+    Raises:
+        InputError: it cannot be read, is of another kind, or is not as its schema says.
+    """
+    text, name = codec.read_bytes(path, what=what), f"{what} {path}"
+    wanted = [str(kind.__struct_config__.tag) for kind in kinds] or list(KINDS)
+    schema = codec.decode(_Head, text, what=name).schema
+    if schema is None:
+        raise InputError(f"{name} is no report of hessdiag", got="no schema", wanted=wanted[0])
+    if schema not in wanted:
+        raise unknown(f"schema of {name}", schema[:80], wanted)
+    return codec.decode(kind_of(schema), text, what=name)
+
+
+def kind_of(schema: str) -> type[Any]:
+    """Find the type of a schema."""
+    place, name = KINDS[schema]
+    return getattr(importlib.import_module(f"{place}_result"), name)
