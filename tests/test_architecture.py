@@ -11,6 +11,7 @@ ROOT = Path(hessdiag.__file__).parent
 FLOORS = (
     {
         "errors",
+        "bounds",
         "seeds",
         "parts",
         "settings",

@@ -125,10 +125,10 @@ def load(
 def has_test_split(spec: str) -> bool:
     """Tell whether ``load`` would find a test split apart from the training split."""
     if spec.startswith("folder:"):
-        folder = Path(spec.removeprefix("folder:")).expanduser()
+        folder = sources.expanded(spec.removeprefix("folder:"))
         return any(os.path.isdir(folder / name) for name in ("test", "val"))
     if spec.lower().endswith(_SUFFIXES):
-        path = Path(spec).expanduser()
+        path = sources.expanded(spec)
         try:
             return _file_of_split(path, "test") != _file_of_split(path, "train")
         except InputError:
@@ -165,7 +165,7 @@ def _open(spec: str, split: str, root: str | None, download: bool) -> Source:
     if streams.is_streamed(spec):
         return vision.folder_source(vision.find(spec, split, root))
     if spec.lower().endswith(_SUFFIXES):
-        return sources.file(_file_of_split(Path(spec).expanduser(), split))
+        return sources.file(_file_of_split(sources.expanded(spec), split))
     if factories.is_factory(spec):
         return sources.factory(spec)
     forms = ("folder:DIR", "FILE.npz", "FILE.safetensors", "package.module:factory")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
-import safetensors.torch
+import safetensors
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from hessdiag import factories
+from hessdiag import bounds, factories
 from hessdiag.errors import InputError
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of every channel
 
+_INPUTS, _TARGETS = ("images", "inputs"), ("labels", "targets")
 _DIGITS_STATISTICS = ((0.3051,), (0.3762,))  # of the training split
 
 
@@ -74,21 +76,19 @@ def file(path: Path) -> Source:
             of the wrong kind.
     """
     if not os.path.isfile(path):  # false, unlike Path.is_file, for a name that is too long
-        raise InputError("the data file does not exist", got=path)
+        raise InputError("the data file does not exist, or is no file", got=path)
     try:
-        if path.suffix.lower() == ".npz":
-            with path.open("rb") as stored, np.load(stored, allow_pickle=False) as archive:
-                arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
-        else:
-            arrays = dict(safetensors.torch.load(path.read_bytes()))
+        arrays = (_arrays if path.suffix.lower() == ".npz" else _tensors)(path)
+    except InputError:
+        raise
     except Exception as error:  # damaged bytes may raise anything
         raise InputError(f"the data file {path} cannot be read", got=reason(error)) from error
-    inputs = next((name for name in ("images", "inputs") if name in arrays), None)
-    targets = next((name for name in ("labels", "targets") if name in arrays), None)
+    inputs = next((name for name in _INPUTS if name in arrays), None)
+    targets = next((name for name in _TARGETS if name in arrays), None)
     if inputs is None or targets is None:
         raise InputError(
             f"the data file {path} lacks arrays",
-            got=", ".join(arrays) or "none",
+            got=", ".join(arrays) or "none of these",
             wanted="images or inputs, and labels or targets",
         )
     labels = to_tensor(arrays[targets])
@@ -102,9 +102,50 @@ def file(path: Path) -> Source:
     return arrays_source(
         arrays[inputs],
         labels,
-        classes=tuple(map(str, arrays["classes"])) if "classes" in arrays else None,
+        classes=_names(path, arrays["classes"]) if "classes" in arrays else None,
         is_image=inputs == "images",
     )
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    """Read the arrays of an ``.npz`` that mean something here, if they are within bounds."""
+    size = os.path.getsize(path)
+    with path.open("rb") as stored, np.load(stored, allow_pickle=False) as archive:
+        present = {member.filename.removesuffix(".npy"): member for member in archive.zip.infolist()}
+        wanted = [name for name in (*_INPUTS, *_TARGETS, "classes") if name in present]
+        bounds.check(path, sum(present[name].file_size for name in wanted), size)
+        for name in wanted:
+            with archive.zip.open(present[name]) as member:
+                shape, dtype = _header(member)
+            if math.prod(shape) * dtype.itemsize > present[name].file_size:
+                raise InputError(
+                    f"the array {name} of {path} is larger than what is stored",
+                    got=f"{dtype} of shape {shape}",
+                    wanted=f"at most {present[name].file_size:,} bytes",
+                )
+        return {name: archive[name] for name in wanted}
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    old = version == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(member)
+    return shape, dtype
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    """Read the tensors of a ``.safetensors`` that mean something here."""
+    with safetensors.safe_open(path, "pt") as archive:
+        wanted = [name for name in (*_INPUTS, *_TARGETS, "classes") if name in archive.keys()]  # noqa: SIM118
+        return {name: archive.get_tensor(name).clone() for name in wanted}
+
+
+def _names(path: Path, classes: Any) -> tuple[str, ...]:
+    try:
+        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in classes)
+    except (TypeError, ValueError, SystemError) as error:  # one value, or code points of no text
+        raise InputError(f"the classes of {path} are no names", got=reason(error)) from error
 
 
 def factory(spec: str) -> Source:
@@ -154,6 +195,13 @@ def arrays_source(
             "the images have an unknown form",
             got=f"{inputs.dtype} of shape {tuple(inputs.shape)}",
             wanted="uint8 (N, H, W) or (N, H, W, C), or floating (N, C, H, W)",
+        )
+    if not is_image and not inputs.is_floating_point() and inputs.itemsize < 4:
+        raise InputError(
+            "the inputs are neither numbers nor tokens",
+            got=f"{inputs.dtype} of shape {tuple(inputs.shape)}",
+            wanted="floating numbers, or int64 for tokens",
+            hint="bytes of images are read under the name images",
         )
     num_classes = len(classes) if classes else None
     if num_classes is None and targets.ndim == 1 and len(targets) and _is_integer(targets):
@@ -209,9 +257,14 @@ def to_tensor(array: Any) -> Tensor:
         InputError: it does not hold real numbers.
     """
     if isinstance(array, Tensor):
-        if array.is_complex():
-            raise InputError("an array holds complex numbers", got=f"dtype {array.dtype}")
-        return array.detach().cpu()
+        is_small = array.is_floating_point() and array.itemsize < 2
+        if array.is_complex() or array.is_quantized or is_small:
+            raise InputError("an array does not hold real numbers", got=f"dtype {array.dtype}")
+        if array.layout != torch.strided or array.is_meta:
+            got = array.device if array.is_meta else array.layout
+            raise InputError("an array does not hold all its numbers", got=f"a tensor of {got}")
+        is_wide = array.dtype in (torch.uint16, torch.uint32, torch.uint64)
+        return array.detach().cpu().to(torch.int64 if is_wide else array.dtype)
     try:
         array = np.asarray(array)
     except (ValueError, TypeError) as error:
@@ -225,6 +278,18 @@ def to_tensor(array: Any) -> Tensor:
     if kind == "f" and width > 8:
         dtype = np.dtype(np.float64)
     return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
+
+
+def expanded(path: str) -> Path:
+    """Make a path of a text, with the home folder in the place of ``~``.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError("the path names a user who is not known", got=path) from error
 
 
 def reason(error: Exception) -> str:

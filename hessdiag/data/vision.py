@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hessdiag.data.sources import Source, Statistics, arrays_source, reason, to_tensor
+from hessdiag.data.sources import Source, Statistics, arrays_source, expanded, reason, to_tensor
 from hessdiag.errors import InputError, unknown
 
 SIZE = 224
+_RESIZED = 256  # the shorter side of an image, before its centre is taken
+_LARGEST = 100_000_000  # pixels
+_NO_CLASSES = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ARRAYS: dict[str, tuple[str, Statistics]] = {  # name: class in torchvision.datasets, statistics
     "cifar10": (
@@ -79,7 +84,7 @@ def find(spec: str, split: str, root: str | None) -> Folder:
     if spec == "imagenet":
         return _imagenet(split, root)
     if spec.startswith("folder:"):
-        return _folder(Path(spec.removeprefix("folder:")).expanduser(), split)
+        return _folder(expanded(spec.removeprefix("folder:")), split)
     raise unknown("data of image files", spec, ("imagenet", "folder:DIR"))
 
 
@@ -114,20 +119,40 @@ def decode(path: str, view: Callable[[Any], Any]) -> Tensor:
     Raises:
         InputError: the image is damaged.
     """
-    from torchvision.datasets.folder import pil_loader
+    from PIL import Image
 
     try:
-        image = pil_loader(path)
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"the image {path} is no file", got="a device, a pipe or a folder")
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore")  # on odd metadata, which nothing here needs
+            image = Image.open(file)
+            _check_size(path, *image.size)
+            image = image.convert("RGB")
+    except InputError:
+        raise
     except Exception as error:  # damaged files may raise anything
         raise InputError(f"the image {path} cannot be read", got=reason(error)) from error
     return to_tensor(np.asarray(view(image)))
+
+
+def _check_size(path: str, width: int, height: int) -> None:
+    """Refuse an image that is too large, or would be once its shorter side is resized."""
+    short, long = sorted((width, height))
+    if width * height > _LARGEST or long * _RESIZED**2 > _LARGEST * short:
+        raise InputError(
+            f"the image {path} is too large, or too narrow to be resized",
+            got=f"{width} × {height} pixels",
+            wanted=f"at most {_LARGEST:,}, also with the shorter side at {_RESIZED}",
+        )
 
 
 def evaluation_view() -> Callable[[Any], Any]:
     """Build ImageNet's evaluation transform: the shorter side to 256, then the centre 224 × 224."""
     from torchvision.transforms import v2
 
-    return v2.Compose([v2.Resize(256), v2.CenterCrop(SIZE)])
+    return v2.Compose([v2.Resize(_RESIZED), v2.CenterCrop(SIZE)])
 
 
 def _imagenet(split: str, root: str | None) -> Folder:
@@ -151,10 +176,9 @@ def _imagenet(split: str, root: str | None) -> Folder:
 def _folder(path: Path, split: str) -> Folder:
     """Find a folder of class folders, or of ``train`` and ``test`` (or ``val``) above them.
 
-    Without such a division, the folder is one set, whatever the split.
+    Without such a division, the folder is one set, whatever the split. Hidden folders and files
+    are left out.
     """
-    from torchvision import datasets
-
     if not os.path.isdir(path):
         raise InputError("the data folder does not exist", got=path)
     present = [name for name in ("train", "test", "val") if os.path.isdir(path / name)]
@@ -168,16 +192,63 @@ def _folder(path: Path, split: str) -> Folder:
                 wanted=" or ".join(wanted),
             )
         path = path / chosen[0]
-    try:
-        found = datasets.ImageFolder(path)
-    except OSError as error:
+    classes = _visible(path)
+    samples = [(file, label) for label, name in enumerate(classes) for file in _images(path / name)]
+    if len({label for _, label in samples}) < len(classes) or not classes:
+        empty = set(range(len(classes))) - {label for _, label in samples}
         raise InputError(
-            f"the folder {path} holds no images",
-            got=reason(error),
+            f"the folder {path} holds no images" + (" for some classes" if samples else ""),
+            got=", ".join(classes[label] for label in sorted(empty)[:8]) or "no folders",
             wanted="one folder of images for each class",
-        ) from error
-    return Folder(str(path), tuple(found.samples), tuple(found.classes))
+        )
+    return Folder(str(path), tuple(samples), tuple(classes))
+
+
+def _visible(path: Path) -> list[str]:
+    """List the folders within, but for those that a system or an editor keeps for itself."""
+    try:
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and _is_shown(entry.name)]
+    except OSError as error:
+        raise InputError(f"the folder {path} cannot be read", got=error.strerror) from error
+    return sorted(names)
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and name not in _NO_CLASSES
+
+
+def _images(path: Path) -> list[str]:
+    """List the images in a folder and the folders below it, in the order of torchvision.
+
+    A folder that is met again, through a link, is not entered a second time.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    found: list[tuple[str, list[str]]] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [str(path)]
+    while waiting:
+        folder = waiting.pop()
+        names: list[str] = []
+        try:
+            status = os.stat(folder)
+            if (identity := (status.st_dev, status.st_ino)) in seen:
+                continue
+            seen.add(identity)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if not _is_shown(entry.name):
+                        continue
+                    if entry.is_dir():
+                        waiting.append(entry.path)
+                    elif entry.name.lower().endswith(IMG_EXTENSIONS):
+                        names.append(entry.name)
+        except OSError as error:
+            raise InputError(f"the folder {folder} cannot be read", got=error.strerror) from error
+        found.append((folder, sorted(names)))
+    return [os.path.join(folder, name) for folder, names in sorted(found) for name in names]
 
 
 def _root(root: str | None) -> Path:
-    return Path(root or os.environ.get("HESSDIAG_DATA") or "data")
+    return expanded(root or os.environ.get("HESSDIAG_DATA") or "data")

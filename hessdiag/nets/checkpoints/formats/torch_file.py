@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from hessdiag import files
+from hessdiag import bounds, files
 from hessdiag.errors import InputError
 from hessdiag.nets.checkpoints import state_dicts
 from hessdiag.nets.checkpoints.checkpoint import Checkpoint, Choice
@@ -22,10 +22,6 @@ from hessdiag.nets.checkpoints.stand_ins import admitted
 
 WANTED = ".pt, .pth, .pth.tar, .bin or .ckpt"
 _SUFFIXES = (".pt", ".pth", ".th", ".tar", ".bin", ".ckpt")
-_AT_LEAST = 64 << 20
-_EXPANSION = 8
-"""A file may ask for this many bytes, or this many times its own: tensors that share memory, or
-compressed members, could ask for anything."""
 _HINT = "save the weights alone: torch.save(model.state_dict(), path)"
 
 
@@ -43,7 +39,7 @@ def read(path: Path, choice: Choice) -> Checkpoint:
     data = content(path)
     outer = load(path, data)
     tensors, notes = state_dicts.find(outer, path, choice)
-    check_expansion(path, tensors, len(data))
+    _check_views(path, tensors, len(data))
     arguments = _hyper_parameters(outer)
     return Checkpoint(
         path, hashlib.sha256(data).hexdigest(), tensors, notes=notes, arguments=arguments
@@ -86,40 +82,24 @@ def load(path: Path, data: bytes) -> object:
         ) from error
 
 
-def check_expansion(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
-    """Refuse tensors whose elements would take far more memory than the file has bytes.
-
-    Raises:
-        InputError: they do.
-    """
+def _check_views(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
+    """Refuse expanded tensors, whose elements share memory, if copies would be out of bounds."""
     views = {
         (t.untyped_storage().data_ptr(), t.storage_offset(), t.shape, t.stride()): t.nbytes
         for t in tensors.values()
         if t.layout == torch.strided
     }
-    if (needed := sum(views.values())) > max(_AT_LEAST, _EXPANSION * size):
-        raise InputError(
-            f"{path} holds tensors larger than itself",
-            got=f"{needed:,} bytes of tensors in a file of {size:,}",
-            hint="save contiguous copies: {name: t.contiguous() for name, t in state.items()}",
-        )
+    bounds.check(path, sum(views.values()), size)
 
 
 def _check_members(path: Path, data: bytes) -> None:
-    """Refuse an archive whose members would take far more memory than the file has bytes."""
-    if not data.startswith(b"PK"):
-        return
+    """Refuse an archive whose compressed members are out of bounds."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             needed = sum(member.file_size for member in archive.infolist())
-    except Exception:  # damaged: torch.load will find that too
+    except Exception:  # damaged, or no archive: torch.load will tell
         return
-    if needed > max(_AT_LEAST, _EXPANSION * len(data)):
-        raise InputError(
-            f"{path} is an archive of far more than its size",
-            got=f"{needed:,} bytes in a file of {len(data):,}",
-            wanted="an archive without compression, as torch.save writes it",
-        )
+    bounds.check(path, needed, len(data))
 
 
 def _hyper_parameters(outer: object) -> dict[str, Any]:

@@ -1,0 +1,30 @@
+"""How much memory a file may ask for: enough for any honest one, not what a few bytes can name."""
+
+from __future__ import annotations
+
+from hessdiag.errors import InputError
+
+LEAST = 512 << 20
+"""Bytes that every file may ask for."""
+EXPANSION = 8
+"""Times its own size that a larger file may ask for."""
+
+
+def check(path: object, needed: int, size: int) -> None:
+    """Refuse to decode a file into far more bytes than it has, before any are allocated.
+
+    Args:
+        path: of the file, for the message.
+        needed: bytes that its content would take in memory.
+        size: bytes of the file.
+
+    Raises:
+        InputError: they are too many.
+    """
+    if needed > max(LEAST, EXPANSION * size):
+        raise InputError(
+            f"{path} asks for far more memory than it has bytes",
+            got=f"{needed:,} bytes from a file of {size:,}",
+            wanted=f"at most {EXPANSION} times its size, or {LEAST:,} bytes",
+            hint="store it without compression, and tensors as contiguous copies",
+        )
