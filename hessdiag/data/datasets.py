@@ -136,6 +136,20 @@ def has_test_split(spec: str) -> bool:
     return spec in NAMES
 
 
+def where_a_test_split_is_looked_for(spec: str) -> str:
+    """Say in words by which name ``load`` would find a test split."""
+    if spec.startswith("folder:"):
+        return "folders train and test (or val) within it would be two splits"
+    if not spec.lower().endswith(_SUFFIXES):
+        return "a factory's data are one split"
+    path = Path(spec)
+    stem = path.stem.removesuffix("_train")
+    test = path.with_name(f"{stem}_test{path.suffix}")
+    if stem != path.stem:
+        return f"{test} would be one"
+    return f"of {path.with_name(f'{stem}_train{path.suffix}')} it would be {test}"
+
+
 def check_labels(targets: Tensor, num_classes: int | None) -> None:
     """Check that ``targets`` are class labels that a network with ``num_classes`` outputs has.
 

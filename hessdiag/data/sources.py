@@ -111,7 +111,9 @@ def _arrays(path: Path) -> dict[str, Any]:
     """Read the arrays of an ``.npz`` that mean something here, if they are within bounds."""
     size = os.path.getsize(path)
     with path.open("rb") as stored, np.load(stored, allow_pickle=False) as archive:
-        present = {member.filename.removesuffix(".npy"): member for member in archive.zip.infolist()}
+        present = {
+            member.filename.removesuffix(".npy"): member for member in archive.zip.infolist()
+        }
         wanted = [name for name in (*_INPUTS, *_TARGETS, "classes") if name in present]
         bounds.check(path, sum(present[name].file_size for name in wanted), size)
         for name in wanted:

@@ -62,7 +62,7 @@ def train(
         payload: a state to go on from, or None to start.
         on_step: called after each step.
         on_epoch: called after each epoch.
-        on_remark: called with what a user should know of a run that goes on.
+        on_remark: called with what a user should know of a run.
 
     Raises:
         InputError: labels or data that do not fit; a loss or gradient that is not finite; too
@@ -75,6 +75,9 @@ def train(
         run = Run(config, data, test, out, device, num_workers=num_workers)
         if payload is None:
             run.begin()
+            if test is None:
+                where = datasets.where_a_test_split_is_looked_for(config.recipe.data)
+                on_remark(f"training without a test split; {where}")
         else:
             for remark in resumption.go_on(run, payload):
                 on_remark(remark)

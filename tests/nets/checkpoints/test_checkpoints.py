@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import re
+import tarfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from hessdiag import bounds
 from hessdiag.errors import InputError
 from hessdiag.metadata import Metadata, ModelSpec
 from hessdiag.nets import checkpoints, models
@@ -289,3 +293,46 @@ def test_other_precisions_load() -> None:
     checkpoints.load_into(module, half)
     assert module.weight.dtype == torch.float32
     assert torch.equal(module.weight, half.tensors["weight"].float())
+
+
+# --- limits ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tensors_that_expand_out_of_bounds_are_refused(tmp_path: Path, legacy: bool) -> None:
+    wide = torch.zeros(1, 1).expand(40_000, 40_000)
+    torch.save({"weight": wide}, tmp_path / "m.pt", _use_new_zipfile_serialization=not legacy)
+    assert "asks for far more memory" in refusal(lambda: checkpoints.read(tmp_path / "m.pt"))
+
+
+def test_weights_that_many_names_share_are_counted_once(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(bounds, "LEAST", 1 << 10)
+    shared = torch.zeros(10_000)
+    torch.save({f"layers.{i}.weight": shared for i in range(100)}, tmp_path / "m.pt")
+    assert len(checkpoints.read(tmp_path / "m.pt").tensors) == 100
+
+
+def test_a_compressed_archive_out_of_bounds_is_refused_unread(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(bounds, "LEAST", 1 << 20)
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "m.pt")
+    with zipfile.ZipFile(tmp_path / "m.pt", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/9", bytes(1 << 21))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is read"))
+    assert "asks for far more memory" in refusal(lambda: checkpoints.read(tmp_path / "m.pt"))
+
+
+@pytest.mark.parametrize("content", ["garbage", "cut", "with code", "a tar"])
+def test_no_message_advises_to_run_the_code(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "m.pt"
+    torch.save({"weight": torch.zeros(200), "x": Trap(tmp_path / "sprung")}, path)
+    if content != "with code":
+        torch.save({"weight": torch.zeros(200)}, path)
+    data = path.read_bytes()
+    if content == "a tar":
+        with tarfile.open(path, "w") as archive:
+            archive.add(__file__, "tensors")
+    else:
+        wanted = {"garbage": b"\x80\x02garbage", "cut": data[:300], "with code": data}
+        path.write_bytes(wanted[content])
+    message = refusal(lambda: checkpoints.read(path))
+    assert not re.search(r"weights_only|safe_globals|trust|https?:|re-running", message), message
