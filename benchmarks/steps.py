@@ -1,7 +1,7 @@
 """What a training step of every regulariser costs, in steps of plain SGD measured in the same run.
 
 Run it with ``uv run python benchmarks/steps.py``. The unit is forward, backward and update as
-anyone would write them with torch. Ideals count products (``methods.REGULARISERS[…].cost``),
+anyone would write them with torch. Ideals count products (``methods.METHODS[…]().cost``),
 targets are what is to be reached on a WRN-16-4.
 
 * Every method runs with its default options in training mode, on one seeded batch, and its step
@@ -91,9 +91,9 @@ class Problem:
     def contender(self, name: str) -> Contender:
         """Make a regulariser ready, with its default options."""
         perturbation, labels = (torch.Generator(self.device).manual_seed(i) for i in (1, 2))
-        strengths = methods.settle(name)
-        task = Task(self.objective, self.x, self.y, strengths, Streams(perturbation, labels))
-        return Contender(name, partial(self.step, task, methods.find(name).gradient))
+        method = methods.find(name)()
+        task = Task(self.objective, self.x, self.y, method, Streams(perturbation, labels))
+        return Contender(name, partial(self.step, task, method.step))
 
 
 def measure(contenders: list[Contender], repeats: int, device: torch.device) -> None:
@@ -123,7 +123,7 @@ def summarise(contenders: list[Contender]) -> list[dict[str, Any]]:
     for c in contenders:
         ms = median(c.samples) if c.error is None else None
         row = {"method": c.name, "ms": ms, "ratio": ms and ms / unit, "error": c.error}
-        ideal = 1.0 if c.name == UNIT else methods.find(c.name).cost
+        ideal = 1.0 if c.name == UNIT else methods.find(c.name)().cost
         row |= {"ideal": ideal, "target": TARGETS.get(c.name), "samples_ms": c.samples}
         rows.append(row)
     return rows
@@ -156,14 +156,14 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
     names: Annotated[str, typer.Option("--methods", help="Some of them, by commas.")] = ",".join(
-        methods.REGULARISERS
+        methods.METHODS
     ),
     threads: Annotated[int | None, typer.Option(min=1, help="Default: torch's.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
 ) -> None:
     """Time a step of every regulariser."""
-    if not methods.REGULARISERS.keys() >= set(names.split(",")):
-        raise typer.BadParameter(f"the methods are {', '.join(methods.REGULARISERS)}")
+    if not methods.METHODS.keys() >= set(names.split(",")):
+        raise typer.BadParameter(f"the methods are {', '.join(methods.METHODS)}")
     torch.set_num_threads(threads or torch.get_num_threads())
     problem = Problem(network, activation, batch, resolve_device(device))
     contenders = [Contender(UNIT, problem.plain_sgd), *map(problem.contender, names.split(","))]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hessdiag.sparsities.sparsity_run import Sparsity, sparsity
     from hessdiag.spectra.spectrum_result import Report
     from hessdiag.spectra.spectrum_run import spectrum
+    from hessdiag.training import methods
 
 __version__ = "0.1.0"
 
@@ -63,6 +64,7 @@ __all__ = [
     "compare",
     "gate",
     "landscape",
+    "methods",
     "profile",
     "sparsity",
     "spectrum",
@@ -70,6 +72,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "methods":  # a module, of the methods' classes
+        return importlib.import_module("hessdiag.training.methods")
     if name not in _HOMES:
         raise AttributeError(f"module 'hessdiag' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from msgspec import Meta
+from msgspec import Meta, ValidationError, convert
 
 from hessdiag.errors import InputError, unknown
 
@@ -29,6 +29,7 @@ def option(
     flag: str | None = None,
     metavar: str | None = None,
     hidden: bool = False,
+    symbol: str | None = None,
 ) -> Meta:
     """Describe a field of settings.
 
@@ -42,10 +43,11 @@ def option(
         flag: its option, where that is not the field's name.
         metavar: what stands for its value in ``--help``.
         hidden: the library's alone, no option of the command line.
+        symbol: in formulas and on axes.
     """
     extra: dict[str, Any] = {"choices": choices, "flag": flag, "metavar": metavar, "hidden": hidden}
     extra |= {"ge": ge, "gt": gt, "le": le, "lt": lt}  # of Meta itself they would refuse `| None`
-    return Meta(description=text, extra=extra)
+    return Meta(title=symbol, description=text, extra=extra)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,19 @@ class Field:
     def flag(self) -> str:
         """Its option on the command line."""
         return self.extra["flag"] or "--" + self.name.replace("_", "-")
+
+    @property
+    def symbol(self) -> str:
+        """What stands for it in formulas and on axes."""
+        return self.meta.title or self.name
+
+    @property
+    def least(self) -> Any:
+        """The least that it can be: the first choice, the start of its range, False."""
+        if choices := self.extra.get("choices"):
+            return choices[0]
+        start = self.extra.get("ge")
+        return False if start is None else typed(self.name, self.type, start)
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -109,10 +124,12 @@ def check(settings: Any) -> None:
             continue
         choices = field.extra.get("choices")
         if choices:
-            items: tuple[str, ...] = value if isinstance(value, tuple) else (value,)
+            several = isinstance(value, tuple)
+            items: tuple[str, ...] = value if several else (value,)
+            kind = field.name.replace("_", " ").removesuffix("s" if several else "")
             for item in items:
                 if item not in choices:
-                    raise unknown(field.name.replace("_", " ").removesuffix("s"), item, choices)
+                    raise unknown(kind, item, choices)
             continue
         bounds = [
             (limit, words, fits)
@@ -131,3 +148,32 @@ def check(settings: Any) -> None:
                 got=value,
                 wanted=" and ".join(f"{words} {limit:g}" for limit, words, _ in bounds),
             )
+
+
+def typed(name: str, kind: Any, value: object, where: str = "") -> Any:
+    """Give a value of any origin its field's type; whole numbers are numbers, and lists tuples.
+
+    Args:
+        name: of the field.
+        kind: its type.
+        value: to be converted.
+        where: what to add to the name, such as the file that the value stands in.
+
+    Raises:
+        InputError: the value is of another type.
+    """
+    value = getattr(value, "item", lambda: value)()  # of numpy's numbers
+    try:
+        return convert(value, kind)
+    except ValidationError as error:
+        raise InputError(
+            f"`{name}`{where} has the wrong type", got=f"{value!r:.60}", wanted=_in_words(kind)
+        ) from error
+
+
+def _in_words(kind: Any) -> str:
+    known = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    items = [item for item in get_args(kind) if item not in (type(None), ...)]
+    if get_origin(kind) is tuple:
+        return f"a list, each {_in_words(items[0])}"
+    return _in_words(items[0]) if items else known.get(kind, "a table")

@@ -20,7 +20,6 @@ from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
 from hessdiag.training import loop, recipes
 from hessdiag.training.folder import Config
-from hessdiag.training.task import Strengths
 
 SPEC = ModelSpec("mlp-8", "tanh", None, 10, (1, 8, 8))
 
@@ -64,7 +63,7 @@ def trained(folder: Path, model: str, seed: int, **changes: Any) -> str:
     """Train for an epoch on a few digits."""
     changes = {"epochs": 1, "batch_size": 32, "activation": "tanh", **changes}
     recipe = replace(recipes.find("digits-wrn10-1"), model=model, **changes)
-    config = Config(recipe, "none", Strengths(), seed=seed, num_samples=64)
+    config = Config(recipe, seed=seed, num_samples=64)
     data, _ = loop.load_data(replace(config, seed=0))
     folder.mkdir(exist_ok=True)
     return str(loop.train(config, data, None, out=folder).checkpoint)

@@ -22,6 +22,7 @@ def demo(
 
     from hessdiag.cli import console
     from hessdiag.cli.gate import gate
+    from hessdiag.cli.method_options import StrengthOptions
     from hessdiag.cli.report import report
     from hessdiag.cli.sparsity import sparsity
     from hessdiag.cli.spectrum import spectrum
@@ -49,6 +50,7 @@ def demo(
     checkpoint, name = path("model.safetensors"), quoted("model.safetensors")
     show(f"train --recipe digits-wrn10-1 --out {shlex.quote(out)} --force")
     train(
+        StrengthOptions(),
         RecipeOptions(recipe="digits-wrn10-1"),
         ModelOptions(),
         SeedOption(),

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from hessdiag.cli import options, results
+from hessdiag.cli.method_options import StrengthLists, several, split
 from hessdiag.cli.train import RecipeOptions, RunningOptions
 from hessdiag.errors import InputError
 from hessdiag.subject_options import ModelOptions
 
-_Item = TypeVar("_Item", str, int, float)
-
 
 def sweep(
+    strengths: StrengthLists,
     base: RecipeOptions,
     network: ModelOptions,
     running: RunningOptions,
@@ -27,14 +26,6 @@ def sweep(
             "Default: the recipe's."
         ),
     ] = None,
-    rho: Annotated[str | None, typer.Option(help="Values of ρ, as 0,0.01,0.1.")] = None,
-    sigma2: Annotated[str | None, typer.Option(help="Values of σ², as 1e-4,1e-3.")] = None,
-    kappa: Annotated[str | None, typer.Option(help="Values of κ.")] = None,
-    power: Annotated[str | None, typer.Option(help="Values of p: 1, 2 or both.")] = None,
-    reg_samples: Annotated[
-        str | None, typer.Option(help="Numbers of samples of weight-noise and the trace penalties.")
-    ] = None,
-    num_pairs: Annotated[str | None, typer.Option(help="Numbers of pairs of nso.")] = None,
     activation: Annotated[
         str | None, typer.Option(help="Activations, as gelu,relu. Default: the recipe's.")
     ] = None,
@@ -68,23 +59,15 @@ def sweep(
     from hessdiag.training import sweep as sweeps
 
     results.check_targets(output)
-    strengths = {
-        "rho": _split(rho, "--rho", float),
-        "sigma2": _split(sigma2, "--sigma2", float),
-        "kappa": _split(kappa, "--kappa", float),
-        "power": _split(power, "--power", int),
-        "samples": _split(reg_samples, "--reg-samples", int),
-        "num_pairs": _split(num_pairs, "--num-pairs", int),
-    }
-    metrics = tuple(_split(track, "--track", str))
+    metrics = tuple(split(track, "track"))
     tracking.check(metrics)
     found = planned = sweeps.plan(
         base.recipe,
-        seeds=_split(seed, "--seed", int),
-        regularisers=_split(reg, "--reg", str),
-        activation_names=_split(activation, "--activation", str),
-        betas=_split(beta, "--beta", float),
-        strengths={option: values for option, values in strengths.items() if values},
+        seeds=split(seed, "seed", int),
+        regularisers=split(reg, "reg"),
+        activation_names=split(activation, "activation"),
+        betas=split(beta, "beta", float),
+        strengths=several(strengths),
         changes={
             "model": network.model,
             "data": base.data,
@@ -121,16 +104,3 @@ def sweep(
     )
     if all(trial.failure is not None for trial in found.trials):
         raise InputError("no run of the sweep could be finished", got=found.trials[0].failure)
-
-
-def _split(text: str | None, option: str, kind: Callable[[str], _Item]) -> list[_Item]:
-    """Read a list; None is an empty one."""
-    try:
-        return [kind(item.strip()) for item in text.split(",")] if text is not None else []
-    except ValueError:
-        wanted = "whole numbers" if kind is int else "numbers"
-        raise InputError(
-            f"{option} is no list of {wanted}",
-            got=repr(text),
-            wanted=f"{wanted} with commas between",
-        ) from None

@@ -10,8 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from hessdiag.cli import options
+from hessdiag.cli.method_options import StrengthOptions
 from hessdiag.settings import check, option
 from hessdiag.subject_options import DataOptions, DeviceOption, ModelOptions, SeedOption
+from hessdiag.training import methods
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,40 +74,18 @@ class DefaultToRun(TyperGroup):
 
 
 def train(
+    strengths: StrengthOptions,
     base: RecipeOptions,
     network: ModelOptions,
     random: SeedOption,
     running: RunningOptions,
     reg: Annotated[
         str | None,
-        typer.Option(
-            help="none, grad-penalty, sam, usam, asam, weight-noise, nso, hessian-trace, gn-trace "
-            "or nme-trace. Default: the recipe's.",
-        ),
-    ] = None,
-    rho: Annotated[
-        float | None, typer.Option(help="ρ of grad-penalty, sam, usam and asam.")
-    ] = None,
-    power: Annotated[int | None, typer.Option(help="p of the gradient penalty ρ‖g‖ᵖ.")] = None,
-    ablate_nme: Annotated[
-        bool, typer.Option("--ablate-nme", help="Gradient penalty: G instead of H in the update.")
-    ] = False,
-    sigma2: Annotated[
-        float | None,
-        typer.Option(help="σ² of weight-noise and nso; in the trace penalties κ = σ²/2."),
-    ] = None,
-    kappa: Annotated[float | None, typer.Option(help="κ of the trace penalties.")] = None,
-    reg_samples: Annotated[
-        int | None, typer.Option(help="Draws of weight-noise, samples of the trace penalties.")
-    ] = None,
-    probe: Annotated[
-        str | None, typer.Option(help="gaussian or rademacher, of the Hessian-trace penalty.")
+        typer.Option(help=f"{', '.join(methods.METHODS)}. Default: the recipe's."),
     ] = None,
     straight_through: Annotated[
-        bool,
-        typer.Option("--straight-through", help="gn-trace: differentiate through the sampling."),
+        bool, typer.Option("--straight-through", help="The same as --labels straight-through.")
     ] = False,
-    num_pairs: Annotated[int | None, typer.Option(help="Pairs of opposite noise of nso.")] = None,
     optimizer: Annotated[
         str | None, typer.Option(help="Override the optimizer: any of torch.optim by name.")
     ] = None,
@@ -174,17 +154,7 @@ def train(
             "precision": precision,
             "init": base.init,
         },
-        strengths={
-            "rho": rho,
-            "power": power,
-            "ablate_nme": ablate_nme or None,
-            "sigma2": sigma2,
-            "kappa": kappa,
-            "samples": reg_samples,
-            "probe": probe,
-            "straight_through": straight_through or None,
-            "num_pairs": num_pairs,
-        },
+        strengths={**vars(strengths), "straight_through": straight_through or None},
         seed=random.seed,
         num_samples=base.num_samples,
         data_root=base.data_root,
@@ -198,7 +168,7 @@ def train(
     )
     tracking.check(run.track)
     where = subject.resolve_device(running.device)
-    name = folder.unused(f"runs/{run.recipe.name}-{run.regulariser}") if out is None else Path(out)
+    name = folder.unused(f"runs/{run.recipe.name}-{run.method.name}") if out is None else Path(out)
     place = processes.agreed(name)
     with folder.owned(place, new=out is None) if processes.is_first() else nullcontext():
         if processes.is_first():

@@ -7,18 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from hessdiag.errors import InputError, unknown
-from hessdiag.training import methods, recipes
+from hessdiag.training import recipes
 from hessdiag.training.folder import Config
 
 FRESH = "fresh"
 """Stands for no weights to start from, where a recipe has some."""
 
-_COUNTS = {
-    "num_samples": "--num-samples",
-    "save_every": "--save-every",
-    "log_every": "--log-every",
-    "track_every": "--track-every",
-}
+_COUNTS = ("num_samples", "save_every", "log_every", "track_every")
 
 
 def configure(
@@ -33,38 +28,33 @@ def configure(
 
     Args:
         recipe: name.
-        file: TOML file of fields of the recipe and options of the regulariser, or None.
-        changes: fields of the recipe.
-        strengths: options of the regulariser.
+        file: TOML file of fields of the recipe and options of the method, or None.
+        changes: fields of the recipe, and ``regulariser`` for the name of the method.
+        strengths: options of the method.
         **own: further fields of the configuration.
 
     Raises:
         InputError: an unknown name, a value out of range, or choices that do not go together.
     """
-    for field, option in _COUNTS.items():
-        value = own.get(field)
-        if value is not None and value < 1:
-            raise InputError(f"{option} is too small", got=value, wanted="at least 1")
+    for name in _COUNTS:
+        if (value := own.get(name)) is not None and value < 1:
+            raise InputError(f"`{name}` is out of range", got=value, wanted="at least 1")
     if own.get("on_nonfinite", "stop") not in ("stop", "skip"):
         raise unknown("--on-nonfinite", own["on_nonfinite"], ("stop", "skip"))
     from_file = recipes.read_config(file) if file is not None else {}
-    weights = {name: from_file.pop(name) for name in list(from_file) if name in methods.OPTIONS}
-    chosen = recipes.override(recipes.find(recipe), **(from_file | _given(changes)))
+    options = from_file.pop("strengths", {}) | _given(strengths)
+    chosen = recipes.override(
+        recipes.find(recipe), strengths=options, **(from_file | _given(changes))
+    )
     if chosen.init == FRESH:
         chosen = replace(chosen, init=None)
-    settled = methods.settle(
-        chosen.regulariser,
-        activation=chosen.activation,
-        precision=chosen.precision,
-        **(dict(chosen.strengths) | weights | _given(strengths)),
-    )
-    if own.get("compile") and methods.find(chosen.regulariser).second_derivative:
+    if own.get("compile") and chosen.method.second_derivative:
         raise InputError(
             "a compiled network has no second derivative",
-            got=f"--compile with the regulariser {chosen.regulariser}, which needs one",
+            got=f"--compile with the regulariser {chosen.method.name}, which needs one",
             hint="leave --compile out",
         )
-    return Config(chosen, chosen.regulariser, settled, **_given(own))
+    return Config(chosen, **_given(own))
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

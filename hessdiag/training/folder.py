@@ -136,11 +136,7 @@ def is_finished(folder: Path, config: Config, outputs: Sequence[str] = ()) -> bo
     """
     if not _present(folder):
         return False
-    try:
-        same = read_bytes(folder / CONFIG, LARGEST) == config.to_toml().encode()
-    except OSError:
-        same = False
-    if not same:
+    if not _is_of(config, folder):
         raise InputError(
             "the run's folder holds a run of another configuration",
             got=folder,
@@ -152,6 +148,19 @@ def is_finished(folder: Path, config: Config, outputs: Sequence[str] = ()) -> bo
         and len(read_metrics(folder)) == config.recipe.epochs
         and _is_reported(folder)
     )
+
+
+def digests(folder: Path, config: Config) -> set[str]:
+    """List what a state of ``config`` may call it: its digest, or that of a file as 0.1 wrote it."""
+    kept = digest(folder / CONFIG) if _is_of(config, folder) else None
+    return {config.digest, kept or config.digest}
+
+
+def _is_of(config: Config, folder: Path) -> bool:
+    try:
+        return Config.from_toml(read_text(folder / CONFIG)) == config
+    except (InputError, OSError, ValueError):
+        return False
 
 
 def digest(path: Path) -> str | None:

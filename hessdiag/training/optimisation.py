@@ -15,7 +15,6 @@ from hessdiag.errors import InputError, unknown
 if TYPE_CHECKING:
     from hessdiag.training.recipes import Recipe
 
-SCHEDULES = ("cosine", "step", "constant")
 _OPTIONS = ("momentum", "nesterov", "amsgrad", "weight_decay")
 _REFUSED = {
     "LBFGS": "it evaluates the loss several times a step, through a closure",
@@ -29,16 +28,6 @@ OPTIMIZERS = tuple(
     and value is not torch.optim.Optimizer
     and name not in _REFUSED
 )
-_LARGEST = 1e30  # of float32
-_BELOW_ONE = math.nextafter(1.0, 0.0)
-_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("epochs", "step_epochs"), (1, _LARGEST)),
-    "batch_size": (2, _LARGEST),  # for BatchNorm
-    **dict.fromkeys(("lr", "weight_decay", "warmup_epochs"), (0, _LARGEST)),
-    **dict.fromkeys(("beta", "head_std"), (0, _LARGEST)),
-    **dict.fromkeys(("momentum", "label_smoothing", "validation"), (0, _BELOW_ONE)),
-    **dict.fromkeys(("warmup_factor", "step_factor"), (0, 1)),
-}
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -57,26 +46,6 @@ def find(name: str) -> type[torch.optim.Optimizer]:
             f"the optimizer {name} cannot be used", got=_REFUSED[name], wanted=", ".join(OPTIMIZERS)
         )
     return getattr(torch.optim, name)
-
-
-def check(recipe: Recipe) -> None:
-    """Refuse a recipe whose numbers, optimizer or schedule make no run.
-
-    Raises:
-        InputError: a number out of range; an unknown optimizer or schedule; label smoothing
-            without cross-entropy.
-    """
-    for name, (low, high) in _RANGES.items():
-        value = getattr(recipe, name)
-        if value is not None and not low <= value <= high:
-            wanted = "at least" if high == _LARGEST else "below 1 and at least"
-            wanted = f"{low:g} to 1" if high == 1 else f"{wanted} {low:g}"
-            raise InputError(f"{name} is out of range", got=value, wanted=wanted)
-    find(recipe.optimizer)
-    if recipe.schedule not in SCHEDULES:
-        raise unknown("schedule", recipe.schedule, SCHEDULES)
-    if recipe.label_smoothing and recipe.loss != "cross-entropy":
-        raise InputError("label smoothing belongs to cross-entropy", got=f"the loss {recipe.loss}")
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

@@ -4,87 +4,106 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hessdiag import factories, files, loss_names
 from hessdiag.errors import InputError, unknown
-from hessdiag.training import augmentation, methods, optimisation
-from hessdiag.training.task import Strengths
+from hessdiag.settings import check, fields, option, typed
+from hessdiag.training import methods, optimisation
+from hessdiag.training.augmentation import KINDS
+from hessdiag.training.methods import NSO, Method, Plain
 
-PRECISIONS = ("float32", "bf16")
+_LARGEST = 1e30  # of float32
+_PLAIN = Plain()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a run is made of but its seed.
+    """All that a run is made of but its seed."""
 
-    Attributes:
-        name: as in ``--recipe``.
-        model: network.
-        activation: its activation.
-        data: value of ``--data``.
-        epochs: passes over the training data.
-        batch_size: examples a step.
-        lr: peak learning rate.
-        beta: the activation's β where it takes one.
-        loss: name of the loss.
-        optimizer: class in torch.optim; of the next four it takes what it has.
-        momentum: of SGD and its like.
-        nesterov: look ahead by the momentum, where there is one.
-        amsgrad: of Adam and its like.
-        weight_decay: of the weights.
-        decay_norm_and_bias: of all of them; else not of BatchNorm's γ and β, nor of biases.
-        schedule: of the learning rate: "cosine" to zero, "step" or "constant".
-        warmup_epochs, warmup_factor: length of the linear rise to the peak, and its start as a
-            share of the peak.
-        step_epochs, step_factor: epochs between the steps of "step", and what each multiplies by.
-        label_smoothing: share of each label spread over all classes, in cross-entropy.
-        augmentation: of "flip", "crop4" and "resized-crop", in this order.
-        mean, std: of every channel, to normalise images in [0, 1]; None for the data's own.
-        zero_gamma: start the last BatchNorm γ of each residual block at 0.
-        head_std: start the classifier's weight from N(0, head_std²); None for the network's own.
-        init: weights to start from: a checkpoint, or "torchvision" for its pretrained ones; None
-            for fresh ones.
-        validation: share of the training data held out.
-        precision: "float32", or "bf16" where it is safe.
-        regulariser, strengths: its name, and pairs of options and values; defaults for the rest.
-        source: where the choices come from, in a line.
-    """
+    name: Annotated[str, option("As in --recipe.")]
+    model: Annotated[str, option("Network.")]
+    activation: Annotated[str | None, option("Its activation.")]
+    data: Annotated[str, option("Value of --data.")]
+    epochs: Annotated[int, option("Passes over the training data.", ge=1)]
+    batch_size: Annotated[int, option("Examples a step; BatchNorm needs two.", ge=2)]
+    lr: Annotated[float, option("Peak learning rate.", ge=0, le=_LARGEST)]
+    beta: Annotated[
+        float | None, option("The activation's β where it takes one.", ge=0, le=_LARGEST)
+    ] = None
+    loss: Annotated[str, option("Name of the loss.", choices=loss_names.NAMES)] = "cross-entropy"
+    optimizer: Annotated[
+        str, option("Class in torch.optim; of the next four it takes what it has.")
+    ] = "SGD"
+    momentum: Annotated[float, option("Of SGD and its like.", ge=0, lt=1)] = 0.9
+    nesterov: Annotated[bool, option("Look ahead by the momentum, where there is one.")] = True
+    amsgrad: Annotated[bool, option("Of Adam and its like.")] = False
+    weight_decay: Annotated[float, option("Of the weights.", ge=0, le=_LARGEST)] = 5e-4
+    decay_norm_and_bias: Annotated[
+        bool, option("Decay all of them; else not BatchNorm's γ and β, nor biases.")
+    ] = True
+    schedule: Annotated[
+        str,
+        option("Of the learning rate; cosine to zero.", choices=("cosine", "step", "constant")),
+    ] = "cosine"
+    warmup_epochs: Annotated[
+        float, option("Length of the linear rise to the peak.", ge=0, le=_LARGEST)
+    ] = 0.0
+    warmup_factor: Annotated[float, option("Its start, of the peak.", ge=0, le=1)] = 0.1
+    step_epochs: Annotated[int, option('Epochs between the steps of "step".', ge=1)] = 10
+    step_factor: Annotated[float, option("What each multiplies by.", ge=0, le=1)] = 0.1
+    label_smoothing: Annotated[
+        float,
+        option("Share of each label spread over all classes, in cross-entropy.", ge=0, lt=1),
+    ] = 0.0
+    augmentation: Annotated[tuple[str, ...], option("In this order.", choices=KINDS)] = ()
+    mean: Annotated[
+        tuple[float, ...] | None,
+        option("Of every channel, to normalise images in [0, 1]; None for the data's own."),
+    ] = None
+    std: Annotated[tuple[float, ...] | None, option("Likewise.")] = None
+    zero_gamma: Annotated[
+        bool, option("Start the last BatchNorm γ of each residual block at 0.")
+    ] = False
+    head_std: Annotated[
+        float | None,
+        option(
+            "Start the classifier's weight from N(0, head_std²); None for the network's own.",
+            ge=0,
+            le=_LARGEST,
+        ),
+    ] = None
+    init: Annotated[
+        str | None,
+        option("Weights to start from: a checkpoint, or torchvision; None for fresh ones."),
+    ] = None
+    validation: Annotated[float, option("Share of the training data held out.", ge=0, lt=1)] = 0.0
+    precision: Annotated[str, option("bf16 where it is safe.", choices=("float32", "bf16"))] = (
+        "float32"
+    )
+    method: Method = _PLAIN
+    source: Annotated[str, option("Where the choices come from, in a line.")] = ""
 
-    name: str
-    model: str
-    activation: str | None
-    data: str
-    epochs: int
-    batch_size: int
-    lr: float
-    beta: float | None = None
-    loss: str = "cross-entropy"
-    optimizer: str = "SGD"
-    momentum: float = 0.9
-    nesterov: bool = True
-    amsgrad: bool = False
-    weight_decay: float = 5e-4
-    decay_norm_and_bias: bool = True
-    schedule: str = "cosine"
-    warmup_epochs: float = 0.0
-    warmup_factor: float = 0.1
-    step_epochs: int = 10
-    step_factor: float = 0.1
-    label_smoothing: float = 0.0
-    augmentation: tuple[str, ...] = ()
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    zero_gamma: bool = False
-    head_std: float | None = None
-    init: str | None = None
-    validation: float = 0.0
-    precision: str = "float32"
-    regulariser: str = "none"
-    strengths: tuple[tuple[str, Any], ...] = ()
-    source: str = ""
+    def __post_init__(self) -> None:
+        """Refuse what is out of range.
+
+        Raises:
+            InputError: a number out of range, an unknown choice, or what does not go together.
+        """
+        check(self)
+        optimisation.find(self.optimizer)
+        if self.label_smoothing and self.loss != "cross-entropy":
+            got = f"the loss {self.loss}"
+            raise InputError("label smoothing belongs to cross-entropy", got=got)
+        mean, std = self.mean or (), self.std or ()
+        fits = len(mean) == len(std) and all(map(math.isfinite, (*mean, *std)))
+        if not fits or min(std, default=1) <= 0:
+            got = f"mean {self.mean}, std {self.std}"
+            wanted = "as many of each, finite, and std above 0"
+            raise InputError("mean or std is out of range", got=got, wanted=wanted)
 
 
 _DIGITS = Recipe(
@@ -145,8 +164,7 @@ _FINETUNE = Recipe(
     augmentation=("resized-crop", "flip"),
     init="torchvision",
     validation=0.1,
-    regulariser="nso",
-    strengths=(("sigma2", 1e-4), ("num_pairs", 1)),  # σ = 0.01
+    method=NSO(sigma2=1e-4, num_pairs=1),  # σ = 0.01
     source="Zhang, Li & Ju (2024), without their colour jitter",
 )
 RECIPES = {
@@ -163,14 +181,9 @@ RECIPES = {
     )
 }
 
-_KINDS = {
-    "str": (str, "text"),
-    "int": (int, "a whole number"),
-    "float": (float, "a number"),
-    "bool": (bool, "true or false"),
-}
-_FIELDS = {field.name: str(field.type) for field in fields(Recipe)}
-_OPTIONS = {field.name: str(field.type) for field in fields(Strengths)}
+_FIELDS = {field.name: field.type for field in fields(Recipe)}
+_KEYS = {**_FIELDS, "regulariser": str}
+"""What may be changed of a recipe: its method goes by name."""
 
 
 def find(name: str) -> Recipe:
@@ -190,18 +203,31 @@ def summary(recipe: Recipe) -> str:
     network = recipe.model + (f" ({recipe.activation}{beta})" if recipe.activation else "")
     parts = [f"{recipe.epochs} epochs of batches of {recipe.batch_size}"]
     parts += [f"{recipe.optimizer} {recipe.lr:g} {recipe.schedule}", *recipe.augmentation]
-    if recipe.regulariser != "none":
-        options = " ".join(f"{name}={value}" for name, value in recipe.strengths)
-        parts.append(f"{recipe.regulariser} {options}".rstrip())
+    if not isinstance(recipe.method, Plain):
+        options = (f"{name}={value}" for name, value in recipe.method.values.items())
+        parts.append(" ".join((recipe.method.name, *options)))
     return f"{recipe.name}: {network} on {recipe.data}, {', '.join(parts)}"
 
 
-def override(recipe: Recipe, *, beta: float | None = None, **changes: object) -> Recipe:
+def override(
+    recipe: Recipe,
+    *,
+    beta: float | None = None,
+    regulariser: str | None = None,
+    strengths: Mapping[str, Any] | None = None,
+    **changes: object,
+) -> Recipe:
     """Replace the fields of a recipe that are not None.
 
     What belonged to the old choice goes with it: β with the activation, mean and std with the data,
-    strengths with the regulariser. Lists stand for tuples, whole numbers for numbers, and a mapping
-    for the pairs of ``strengths``.
+    the method's options with the method.
+
+    Args:
+        recipe: to start from.
+        beta: of the activation.
+        regulariser: name of the method; None for the recipe's.
+        strengths: options of the method.
+        **changes: other fields; lists stand for tuples, whole numbers for numbers.
 
     Raises:
         InputError: an unknown field or choice, a value of the wrong type, a number out of range,
@@ -210,33 +236,38 @@ def override(recipe: Recipe, *, beta: float | None = None, **changes: object) ->
     given: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in _FIELDS:
-            raise unknown("field of a recipe", name, _FIELDS)
+            raise unknown("field of a recipe", name, _KEYS)
         if value is not None:
-            given[name] = typed(name, value, _FIELDS[name])
+            given[name] = typed(name, _FIELDS[name], value)
     if "activation" in given or beta is not None:
-        given["beta"] = None if beta is None else typed("beta", beta, "float")
-    elif factories.chooses_activation(
-        given.get("model", "")
-    ):  # a factory chooses its own activation
+        given["beta"] = None if beta is None else typed("beta", _FIELDS["beta"], beta)
+    elif factories.chooses_activation(given.get("model", "")):  # a factory chooses its own activation
         given |= {"activation": None, "beta": None}
     if given.get("data", recipe.data) != recipe.data:
         given = {"mean": None, "std": None} | given
-    if given.get("regulariser", recipe.regulariser) != recipe.regulariser:
-        given = {"strengths": ()} | given
     changed = replace(recipe, **given)
-    _check(changed)
-    return changed
+    method = methods.settle(
+        recipe.method.name if regulariser is None else regulariser,
+        base=recipe.method,
+        activation=changed.activation,
+        precision=changed.precision,
+        **(strengths or {}),
+    )
+    return replace(changed, method=method)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file of recipe fields and, beside them, options of the regulariser.
+    """Read a TOML file of recipe fields and, beside them, options of the method.
 
-    The keys are fields of :class:`Recipe` and of :class:`hessdiag.training.task.Strengths`;
-    ``strengths`` may be a table. Values get the types of the fields; their ranges are for
-    :func:`override` and :func:`hessdiag.training.methods.settle` to check.
+    The keys are fields of :class:`Recipe`, ``regulariser``, and options of the methods, which may
+    stand in a table ``strengths``, too. Values get the types and are in the ranges of the fields.
+
+    Returns:
+        What :func:`override` takes; options are in ``strengths``.
 
     Raises:
-        InputError: a file that is missing or is no TOML; an unknown key; a value of the wrong type.
+        InputError: a file that is missing or cannot be parsed; an unknown key; a value of the wrong
+            type or out of range.
     """
     try:
         raw = tomllib.loads(files.read_text(path))
@@ -244,60 +275,27 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise InputError(f"cannot read the file {path}", got=error.strerror) from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"the file {path} is no TOML", got=error, wanted='lines such as lr = 0.1 or data = "x"'
+            f"the file {path} cannot be read as TOML",
+            got=error,
+            wanted='lines such as lr = 0.1 or data = "x"',
         ) from error
-    kinds = _FIELDS | _OPTIONS
+    where, options = f" in {path}", methods.KEYS
+    table = raw.pop("strengths", {})
     for key in raw:
-        if key not in kinds:
-            raise unknown(f"key in {path}", key, kinds)
-    return {key: typed(key, value, kinds[key], f" in {path}") for key, value in raw.items()}
-
-
-def typed(name: str, value: Any, kind: str, where: str = "") -> Any:
-    """Check a value against the annotation of its field; numbers and lists become what it says."""
-    kind = kind.removesuffix(" | None")
-    if name == "strengths":
-        return _pairs(value, where)
-    if kind.startswith("tuple"):
-        item = kind[len("tuple[") : kind.index(",")]
-        if isinstance(value, list | tuple):
-            return tuple(typed(name, one, item, where) for one in value)
-        wanted = f"a list, each {_KINDS[item][1]}"
-    else:
-        python, wanted = _KINDS[kind]
-        if python is float and type(value) is int and abs(value) < 1e300:
-            return float(value)
-        if type(value) is python:
-            return value
-    raise _wrong(name + where, value, wanted)
-
-
-def _pairs(value: Any, where: str) -> tuple[tuple[str, Any], ...]:
-    """Check options of a regulariser, given as a mapping or as pairs."""
-    try:
-        options = dict(value)
-    except (TypeError, ValueError):
-        raise _wrong(f"strengths{where}", value, "options and their values") from None
-    for key in options:
-        if key not in _OPTIONS:
-            raise unknown(f"option in strengths{where}", str(key), _OPTIONS)
-    return tuple((key, typed(key, one, _OPTIONS[key], where)) for key, one in options.items())
-
-
-def _wrong(what: str, value: object, wanted: str) -> InputError:
-    return InputError(f"{what} has the wrong type", got=f"{value!r:.60}", wanted=wanted)
-
-
-def _check(recipe: Recipe) -> None:
-    for name, known in (("loss", loss_names.NAMES), ("precision", PRECISIONS)):
-        if (value := getattr(recipe, name)) not in known:
-            raise unknown(name, value, known)
-    optimisation.check(recipe)
-    augmentation.check(recipe.augmentation)
-    methods.settle(recipe.regulariser, **dict(recipe.strengths))
-    mean, std = recipe.mean or (), recipe.std or ()
-    fits = len(mean) == len(std) and all(map(math.isfinite, (*mean, *std)))
-    if not fits or min(std, default=1) <= 0:
-        got = f"mean {recipe.mean}, std {recipe.std}"
-        wanted = "as many of each, finite, and std above 0"
-        raise InputError("mean or std is out of range", got=got, wanted=wanted)
+        if key not in _KEYS and key not in options:
+            raise unknown(f"key{where}", key, [*_KEYS, *options])
+    loose = {key: raw.pop(key) for key in list(raw) if key in options}
+    if not isinstance(table, dict):
+        raise InputError(
+            f"strengths{where} has the wrong type",
+            got=f"{table!r:.60}",
+            wanted="a table of options and their values",
+        )
+    for key in table:
+        if key not in options:
+            raise unknown(f"option in strengths{where}", key, options)
+    strengths = {
+        key: typed(key, options[key], value, where) for key, value in (table | loose).items()
+    }
+    fields = {key: typed(key, _KEYS[key], value, where) for key, value in raw.items()}
+    return fields | ({"strengths": strengths} if strengths else {})

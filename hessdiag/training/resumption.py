@@ -41,8 +41,9 @@ def go_on(run: Run, payload: dict[str, Any]) -> list[str]:
     Raises:
         InputError: the state is of another configuration or of other data, or is damaged.
     """
-    for name, own in (("config", run.config.digest), ("data", run.data.sha256)):
-        if payload.get(name) != own:
+    known = {"config": folder.digests(run.out, run.config), "data": {run.data.sha256}}
+    for name, own in known.items():
+        if payload.get(name) not in own:
             what = "configuration" if name == "config" else "training data"
             raise InputError(
                 f"the run's {what} changed since its state was written",

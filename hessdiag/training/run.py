@@ -18,7 +18,7 @@ from hessdiag.linalg.vectors import all_finite
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
 from hessdiag.nets import checkpoints, models, pretrained
 from hessdiag.seeds import stream
-from hessdiag.training import folder, methods, state
+from hessdiag.training import folder, state
 from hessdiag.training.feeds import Batch, Data, Feed, hold_out, make_feed, shuffled
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch, Standing
@@ -46,13 +46,12 @@ class Run:
     ) -> None:
         self.config, self.data, self.out, self.device = config, data, out, device
         recipe, seed = config.recipe, config.seed
-        self.regulariser = methods.find(config.regulariser)
         self.spec = ModelSpec(
             recipe.model, recipe.activation, recipe.beta, data.num_classes, data.input_shape
         )
         self.model = models.build(self.spec, seed=stream(seed, "init"))
         initialise(recipe, self.model, stream(seed, "head"))
-        second = self.regulariser.second_derivative
+        second = config.method.second_derivative
         self.kernels = exact_kernels if second else repeatable_kernels
         # measured: channels last, first derivatives are faster, and second derivatives slower
         self.layout = torch.contiguous_format if second else torch.channels_last
@@ -115,7 +114,7 @@ class Run:
             self.objective,
             self._laid_out(batch.x),
             batch.y,
-            self.config.strengths,
+            self.config.method,
             Streams(self._generator("perturbation"), self._generator("labels")),
             batch.size,
             batch.first,
@@ -123,7 +122,7 @@ class Run:
         skips = self.config.on_nonfinite == "skip"
         buffers = [tensor.clone() for tensor in self.model.buffers()] if skips else []
         with self.kernels():
-            step = self.regulariser.gradient(task)
+            step = self.config.method.step(task)
         norm = torch.nn.utils.get_total_norm(step.gradient)
         finite = torch.isfinite(step.loss + norm)
         if skips and not bool(finite):
@@ -292,7 +291,7 @@ class Run:
             data=DataSpec(self.data.spec, self.data.mean, self.data.std),
             loss=self.config.recipe.loss,
             recipe=self.config.recipe.name,
-            regulariser=self.config.regulariser,
+            regulariser=self.config.method.name,
             epoch=epoch.number,
             seed=None if self.config.recipe.init else self.config.seed,  # of the initial weights
             metrics=epoch.metrics,

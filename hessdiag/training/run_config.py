@@ -7,11 +7,13 @@ import hashlib
 import json
 import tomllib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from hessdiag.errors import InputError
-from hessdiag.training.recipes import Recipe, typed
-from hessdiag.training.task import Strengths
+from hessdiag.settings import typed
+from hessdiag.training import methods
+from hessdiag.training.methods import Method
+from hessdiag.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,7 @@ class Config:
     """All that a run is made of; two runs of one configuration are equal, bit for bit.
 
     Attributes:
-        recipe: network, data, optimiser, schedule.
-        regulariser: name.
-        strengths: its options, complete.
+        recipe: network, data, optimiser, schedule, method.
         seed: of all randomness.
         num_samples: training examples drawn, or None for all.
         data_root: folder of torchvision's data sets, or None.
@@ -35,8 +35,6 @@ class Config:
     """
 
     recipe: Recipe
-    regulariser: str
-    strengths: Strengths
     seed: int = 0
     num_samples: int | None = None
     data_root: str | None = None
@@ -53,17 +51,16 @@ class Config:
         """SHA-256 of the configuration."""
         return hashlib.sha256(self.to_toml().encode()).hexdigest()
 
+    @property
+    def method(self) -> Method:
+        """How a step is taken."""
+        return self.recipe.method
+
     def to_toml(self) -> str:
         """Lay the configuration out; None is left out."""
-        sections = {
-            "recipe": dataclasses.asdict(self.recipe),
-            "strengths": dataclasses.asdict(self.strengths),
-        }
-        own = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in sections
-        }
+        own, recipe = _fields(self), _fields(self.recipe)
+        del own["recipe"], recipe["method"]
+        sections = {"recipe": recipe, "method": {"name": self.method.name, **self.method.values}}
         lines = [f"{name} = {_toml(value)}" for name, value in own.items() if value is not None]
         for section, fields in sections.items():
             lines += ["", f"[{section}]"]
@@ -74,16 +71,22 @@ class Config:
 
     @classmethod
     def from_toml(cls, text: str) -> Config:
-        """Read what ``to_toml`` wrote.
+        """Read what ``to_toml`` wrote, or that of 0.1, where the method stood in three places.
 
         Raises:
-            InputError: it is no such thing.
+            InputError: it is no such thing, or out of range.
         """
         try:
             raw: dict[str, Any] = tomllib.loads(text)
-            fields: dict[str, Any] = {"activation": None, **_checked(Recipe, raw.pop("recipe"))}
-            strengths = Strengths(**_checked(Strengths, raw.pop("strengths")))
-            return cls(recipe=Recipe(**fields), strengths=strengths, **_checked(cls, raw))
+            fields: dict[str, Any] = {"activation": None, **raw.pop("recipe")}
+            if "method" in raw:
+                options = raw.pop("method")
+                method = methods.find(options.pop("name"))(**options)
+            else:
+                method = methods.remembered(raw.pop("regulariser"), raw.pop("strengths"))
+                del fields["regulariser"], fields["strengths"]
+            recipe = Recipe(**_checked(Recipe, fields), method=method)
+            return cls(recipe, **_checked(cls, raw))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 "the run's configuration cannot be read", got=f"config.toml: {error}"
@@ -96,7 +99,11 @@ def _toml(value: Any) -> str:
     return text.replace("\x7f", "\\u007f")
 
 
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
 def _checked(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
     """Check values against the annotations of a dataclass's fields."""
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(kind)}
-    return {name: typed(name, value, kinds[name]) for name, value in raw.items()}
+    kinds = get_type_hints(kind)
+    return {name: typed(name, kinds[name], value) for name, value in raw.items()}

@@ -51,12 +51,12 @@ def plan(
     """
     first = {"regulariser": next(iter(regularisers), None)}
     base = configure(recipe, changes={**changes, **first}, strengths={}, **options)
-    regularisers = regularisers or [base.regulariser]
+    regularisers = regularisers or [base.method.name]
     own_activation = base.recipe.activation
     _check_all_is_taken(regularisers, activation_names or [own_activation], betas, strengths)
     cells: dict[str, Cell] = {}
     for method, activation in product(regularisers, activation_names or [None]):
-        known = methods.find(method).defaults
+        known = methods.find(method).options()
         taken = {option: values for option, values in strengths.items() if option in known}
         own_betas = betas if betas and _takes_beta(activation or own_activation) else [None]
         for beta, *values in product(own_betas, *taken.values()):
@@ -179,15 +179,15 @@ def _recall(trial: Trial, place: Path, outputs: Sequence[str]) -> Trial:
 
 def _cell(configs: Sequence[Config], given: Mapping[str, Any]) -> Cell:
     """Name a choice and its runs, as grad-penalty-rho=0.1-gelu and …-seed=0."""
-    method, recipe = configs[0].regulariser, configs[0].recipe
+    recipe = configs[0].recipe
     options = [
-        f"{methods.OPTIONS[option].removeprefix('--')}={value}".removesuffix(".0")
+        f"{methods.OPTIONS[option].flag.removeprefix('--')}={value}".removesuffix(".0")
         for option, value in given.items()
     ]
     beta = None if recipe.beta is None else f"beta={recipe.beta}".removesuffix(".0")
-    name = "-".join(filter(None, (method, *options, recipe.activation, beta)))
+    name = "-".join(filter(None, (recipe.method.name, *options, recipe.activation, beta)))
     trials = [Trial(f"{name}-seed={config.seed}", config) for config in configs]
-    return Cell(name, method, recipe.activation, recipe.beta, given, trials)
+    return Cell(name, recipe.method.name, recipe.activation, recipe.beta, given, trials)
 
 
 def _network(config: Config) -> ModelSpec:
@@ -212,13 +212,13 @@ def _check_all_is_taken(
     betas: Sequence[float],
     strengths: Mapping[str, Any],
 ) -> None:
-    taken = {option for name in regularisers for option in methods.find(name).defaults}
+    taken = {option for name in regularisers for option in methods.find(name).options()}
     for option in strengths:
         if option not in taken:
             raise InputError(
-                f"no method of the sweep takes {methods.OPTIONS[option]}",
+                f"no method of the sweep takes `{option}`",
                 got=", ".join(regularisers),
-                hint=f"leave {methods.OPTIONS[option]} out, or choose a --reg that takes it",
+                hint=f"leave `{option}` out, or choose a --reg that takes it",
             )
     if betas and not any(map(_takes_beta, activation_names)):
         raise InputError(

@@ -123,7 +123,7 @@ def make_tracker(
     generator = torch.Generator().manual_seed(stream(config.seed, "tracking"))
     chosen = torch.randperm(len(training), generator=generator)[:SAMPLES]
     x, y = examples(data, training[chosen])
-    loss, sigma2 = config.recipe.loss, config.strengths.sigma2
+    loss, sigma2 = config.recipe.loss, getattr(config.method, "sigma2", 0.0)
     return Tracker(config.track, x, y, loss, sigma2, config.seed)
 
 

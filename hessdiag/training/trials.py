@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.training.folder import Config
@@ -91,7 +92,7 @@ class Cell:
     method: str
     activation: str | None
     beta: float | None
-    strengths: Mapping[str, float]
+    strengths: Mapping[str, Any]
     trials: Sequence[Trial]
 
     @property

@@ -93,7 +93,7 @@ def test_quiet_prints_nothing(run: Run, here: Path):
         (("--reg", "none", "--rho", "0.1"), "no method of the sweep takes --rho.*leave --rho out"),
         (("--beta", "1,2"), "no activation of the sweep takes a β"),
         (("--track", "hessian.trance"), "hessian.trance"),
-        (("--num-samples", 0), "--num-samples is too small"),
+        (("--num-samples", 0), "--num-samples is out of range"),
         (("--plot", "p.gif"), "unknown kind of plot"),
     ],
 )

@@ -55,8 +55,8 @@ def test_options_reach_the_configuration(run: Run, monkeypatch: pytest.MonkeyPat
     [
         (("--track", "hesian.trace"), "unknown metric to track.*hesian.trace"),
         (("--track", "hessian.trace,"), "unknown metric to track.*''"),
-        (("--track-every", 0), "--track-every is too small"),
-        (("--log-every", 0), "--log-every is too small"),
+        (("--track-every", 0), "--track-every is out of range"),
+        (("--log-every", 0), "--log-every is out of range"),
         (("--workers", -1), "--workers"),
         (("--init", "none.safetensors"), "cannot read the checkpoint none.safetensors"),
         (("--init", "torchvision"), "no weights for this network.*resnet18"),

@@ -94,7 +94,7 @@ def _reports() -> dict[str, dict[str, Any]]:
 def _write_run(place: Path, epochs: list[dict[str, Any]]) -> None:
     place.mkdir()
     recipe = replace(find("digits-wrn10-1"), model="mlp-4", epochs=len(epochs), batch_size=16)
-    config = Config(recipe, "sam", methods.settle("sam"), num_samples=32)
+    config = Config(replace(recipe, method=methods.SAM()), num_samples=32)
     run = Run(config, *loop.load_data(config), place, torch.device("cpu"))
     run.begin()
     run.advance()

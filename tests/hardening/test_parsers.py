@@ -87,7 +87,7 @@ def test_a_configuration_survives_whatever_its_texts(
 ):
     changes = {"model": model, "data": data, "source": source}
     recipe = replace(find("digits-wrn10-1"), **changes)
-    config = Config(recipe, "sam", methods.settle("sam"), data_root=root, track=tuple(track))
+    config = Config(replace(recipe, method=methods.SAM()), data_root=root, track=tuple(track))
     assert Config.from_toml(config.to_toml()) == config
 
 

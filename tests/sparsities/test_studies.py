@@ -16,7 +16,6 @@ from hessdiag.sparsities.studies import Study, study
 from hessdiag.training import loop
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import Recipe
-from hessdiag.training.task import Strengths
 
 SPEC = ModelSpec("mlp-8", "beta_gelu", 2.0, 10, (1, 8, 8))
 
@@ -105,7 +104,7 @@ def test_the_initial_network_is_where_training_began(tmp_path: Path):
     recipe = Recipe(
         "mine", "mlp-8", "gelu", data="digits", epochs=1, batch_size=32, lr=1e-30, weight_decay=0.0
     )
-    config = Config(recipe, "none", Strengths(), seed=3)
+    config = Config(recipe, seed=3)
     at = subject.load(str(loop.train(config, data, None, out=tmp_path).checkpoint), num_samples=20)
     start = at.initialised(0).model
     assert all(map(torch.equal, start.parameters(), at.model.parameters()))
@@ -154,7 +153,7 @@ def test_after_training_the_share_above_the_threshold_falls_with_beta(tmp_path: 
         )
         out = tmp_path / f"{beta:g}"
         out.mkdir()
-        path = loop.train(Config(recipe, "none", Strengths()), data, None, out=out).checkpoint
+        path = loop.train(Config(recipe), data, None, out=out).checkpoint
         (found,) = look(subject.load(str(path)))
         for kind, shares in above.items():
             shares.append(getattr(found, kind).total.above)

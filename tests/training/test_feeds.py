@@ -23,7 +23,6 @@ from hessdiag.training.augmentation import augment
 from hessdiag.training.feeds import Batch, MemoryFeed, StreamFeed, hold_out, make_feed, shuffled
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch, Standing
-from hessdiag.training.task import Strengths
 
 CPU = torch.device("cpu")
 KINDS = ("resized-crop", "flip")
@@ -64,7 +63,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def config(images: str, **changes: Any) -> Config:
-    return Config(replace(RECIPE, data=images, **changes), "none", Strengths(), save_every=1)
+    return Config(replace(RECIPE, data=images, **changes), save_every=1)
 
 
 def sets(images: str) -> tuple[Stream, Stream]:

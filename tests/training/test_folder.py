@@ -14,9 +14,8 @@ from hessdiag.errors import InputError
 from hessdiag.training import folder, methods, state
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import RECIPES, find
-from hessdiag.training.task import Strengths
 
-CONFIG = Config(find("digits-wrn10-1"), "sam", methods.settle("sam"), seed=3)
+CONFIG = Config(replace(find("digits-wrn10-1"), method=methods.SAM()), seed=3)
 ROW = {"number": 1, "train_loss": 0.5, "validation_accuracy": None}
 
 
@@ -29,10 +28,10 @@ def refusal(text: str) -> str:
 # --- configuration -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", methods.REGULARISERS)
+@pytest.mark.parametrize("name", methods.METHODS)
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_every_recipe_and_regulariser_survives(recipe: Any, name: str):
-    config = Config(recipe, name, methods.settle(name))
+    config = Config(replace(recipe, method=methods.settle(name)))
     assert Config.from_toml(config.to_toml()) == config
     assert Config.from_toml(config.to_toml()).to_toml() == config.to_toml()
 
@@ -44,7 +43,6 @@ def test_every_recipe_and_regulariser_survives(recipe: Any, name: str):
         {"num_samples": None, "data_root": None, "save_every": None},
         {"seed": -(2**40)},
         {"data_root": ""},
-        {"strengths": Strengths(rho=1e-30, sigma2=1e30, kappa=0.1 + 0.2, straight_through=True)},
     ],
     ids=str,
 )
@@ -59,7 +57,9 @@ def test_own_fields_survive(changes: dict[str, Any]):
         {"mean": (0.5,), "std": (0.25,)},
         {"mean": None, "std": None, "beta": None, "activation": None},
         {"augmentation": ()},
-        {"augmentation": ("flip", "crop4"), "strengths": (("rho", 0.2), ("ablate_nme", True))},
+        {"augmentation": ("flip", "crop4"), "method": methods.GradientPenalty(0.2, 2, True)},
+        {"method": methods.NMETrace(kappa=0.1 + 0.2, samples=3, labels="detached")},
+        {"method": methods.NSO(sigma2=1e-30)},
         {"lr": 1e-9, "weight_decay": 5e-324, "head_std": 1e22},
         {"lr": 0.1 + 0.2, "beta": 1 / 3},
     ],
@@ -104,14 +104,14 @@ def test_the_configuration_survives_the_disk(tmp_path: Path):
     ("old", "new"),
     [
         ("[recipe]", "[recpie]"),
-        ("[strengths]", "[strenghts]"),
+        ("[method]", "[mehtod]"),
         ("lr = 0.1", "lr = "),
         ("lr = 0.1", "learning_rate = 0.1"),
         ("epochs = 15", ""),
-        ("regulariser = ", "regularizer = "),
+        ("rho = ", "roh = "),
         ("seed = 3", "seed = 3\nsurprise = 1"),
         ("[recipe]", "recipe = 3\n[other]"),
-        ("[strengths]", "[strengths]\nsurprise = 1"),
+        ("[method]", "[method]\nsurprise = 1"),
         ('name = "', "name = "),
     ],
     ids=str,
@@ -129,7 +129,7 @@ def test_what_is_no_configuration_is_refused(text: str):
 
 def test_half_a_configuration_is_refused():
     text = CONFIG.to_toml()
-    for length in range(0, text.index("[strengths]"), 7):
+    for length in range(0, text.index("[method]"), 7):
         refusal(text[:length])
 
 

@@ -16,9 +16,9 @@ from torch.func import jacrev
 
 from hessdiag.errors import InputError
 from hessdiag.nets import activations
-from hessdiag.training.methods import REGULARISERS
+from hessdiag.training.methods import METHODS, Method
 from hessdiag.training.objective import Objective
-from hessdiag.training.task import Step, Streams, Strengths, Task
+from hessdiag.training.task import Step, Streams, Task
 from tests.cases import (
     IMAGES,
     VECTORS,
@@ -48,7 +48,7 @@ PERTURBED = ("weight-noise", "nso")  # even in the first pass
 DRAWS_PERTURBATIONS = (*PERTURBED, "hessian-trace", "nme-trace")
 DRAWS_LABELS = ("gn-trace", "nme-trace")
 
-each_method = pytest.mark.parametrize("method", REGULARISERS)
+each_method = pytest.mark.parametrize("method", METHODS)
 
 
 class Normalised(nn.Module):
@@ -95,12 +95,14 @@ class Problem:
     def make_model(self) -> nn.Module:
         return seeded(self.build).train()
 
-    def task(self, model: nn.Module | None = None, *, seed: int = 0, **strengths: Any) -> Task:
+    def task(self, model: nn.Module | None = None, *, seed: int = 0, **options: Any) -> Task:
+        """Make a task whose method is still to be made of ``options``."""
         objective = Objective(
             model or self.make_model(), self.loss, label_smoothing=self.label_smoothing
         )
         streams = Streams(generator(seed + 50), generator(seed + 90))
-        return Task(objective, self.x, self.y, Strengths(**strengths), streams)
+        method: Any = options
+        return Task(objective, self.x, self.y, method, streams)
 
     def step(self, method: str, at: Tensor | None = None, **options: Any) -> Tensor:
         """Take the step's gradient, flat, at the network's weights or others."""
@@ -182,8 +184,17 @@ def flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
+def made(name: str, options: Any) -> Method:
+    """Make a method with those options that it takes; κ wins over σ²."""
+    known = METHODS[name].options().keys()
+    taken = {key: value for key, value in options.items() if key in known}
+    if "kappa" in taken:
+        taken.pop("sigma2", None)
+    return METHODS[name](**taken)
+
+
 def take(method: str, task: Task) -> Step:
-    return REGULARISERS[method].gradient(task)
+    return made(method, task.method).step(task)
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache, partial
 from itertools import product
-from typing import Any
 
 import pytest
 import torch
@@ -28,6 +27,8 @@ from tests.training.test_gradients import (
 
 TINY = Problem("tiny", partial(mlp, nn.GELU, 3, 3, 3), normal(3, 3, seed=7), labels(3))
 SQUARES = Problem("squares", TINY.build, TINY.x, TINY.y, "mse")
+SMOOTHED = Problem("smoothed", TINY.build, TINY.x, TINY.y, label_smoothing=0.2)
+SAMPLED = ("detached", "straight-through")
 DIRECTIONS = normal(5, len(TINY.theta), seed=8)
 
 
@@ -72,13 +73,13 @@ def hessian_penalty(problem: Problem, probes: list[Tensor]) -> Tensor:
     return torch.autograd.grad(penalty, theta, retain_graph=True)[0]
 
 
-def gn_penalty(problem: Problem, targets: list[Tensor], *, straight_through: bool) -> Tensor:
+def gn_penalty(problem: Problem, targets: list[Tensor], labels: str) -> Tensor:
     """Compute 2N H(ŷ)ḡ, with H − G for H if labels are sampled straight through; mean over ŷ."""
     theta, gn = problem.theta, matrices(problem)[2]
     terms: list[Tensor] = []
     for sampled in targets:
         h = hessian(partial(problem.risk, targets=sampled), theta)
-        h = h - gn if straight_through else h
+        h = h - gn if labels == "straight-through" else h
         terms.append(2 * len(problem.x) * h @ problem.gradient(theta, sampled))
     return torch.stack(terms).mean(0)
 
@@ -134,15 +135,14 @@ def test_the_hessian_trace_differentiates_the_dense_hessian(
 
 
 @pytest.mark.parametrize("samples", [1, 3])
-@pytest.mark.parametrize("straight_through", [False, True])
+@pytest.mark.parametrize("labels", SAMPLED)
 @each_problem
 def test_the_gn_trace_multiplies_the_hessian_of_sampled_labels(
-    problem: Problem, straight_through: bool, samples: int
+    problem: Problem, labels: str, samples: int
 ) -> None:
-    targets, options = sampled_targets(problem, samples), {"straight_through": straight_through}
-    g = matrices(problem)[0]
-    wanted = g + 0.2 * gn_penalty(problem, targets, **options)
-    got = problem.step("gn-trace", kappa=0.2, samples=samples, **options)
+    targets, g = sampled_targets(problem, samples), matrices(problem)[0]
+    wanted = g + 0.2 * gn_penalty(problem, targets, labels)
+    got = problem.step("gn-trace", kappa=0.2, samples=samples, labels=labels)
     assert relative_error(got, wanted) < TOLERANCE
     assert relative_error(g, wanted) > 1e-3
 
@@ -150,22 +150,21 @@ def test_the_gn_trace_multiplies_the_hessian_of_sampled_labels(
 def test_straight_through_leaves_nothing_of_a_linear_model() -> None:
     for loss in ("mse", "cross-entropy"):
         problem = Problem("linear", LINEAR.build, LINEAR.x, LINEAR.y, loss)
-        got = problem.step("gn-trace", kappa=0.2, straight_through=True)
+        got = problem.step("gn-trace", kappa=0.2, labels="straight-through")
         assert relative_error(got, matrices(problem)[0]) < TOLERANCE
 
 
-@pytest.mark.parametrize("straight_through", [False, True])
+@pytest.mark.parametrize("labels", SAMPLED)
 @pytest.mark.parametrize("probe", ["gaussian", "rademacher"])
 @each_problem
 def test_the_nme_trace_is_one_penalty_less_the_other(
-    problem: Problem, probe: str, straight_through: bool
+    problem: Problem, probe: str, labels: str
 ) -> None:
     probes, targets = noises(problem, 2), sampled_targets(problem, 2)
     probes = [v.sign() for v in probes] if probe == "rademacher" else probes
     penalty = hessian_penalty(problem, probes)
-    penalty = penalty - gn_penalty(problem, targets, straight_through=straight_through)
-    options: dict[str, Any] = {"probe": probe, "straight_through": straight_through}
-    got = problem.step("nme-trace", kappa=0.2, samples=2, **options)
+    penalty = penalty - gn_penalty(problem, targets, labels)
+    got = problem.step("nme-trace", kappa=0.2, samples=2, probe=probe, labels=labels)
     assert relative_error(got, matrices(problem)[0] + 0.2 * penalty) < TOLERANCE
 
 
@@ -213,7 +212,7 @@ def test_the_expected_step_is_that_of_theory(
 ) -> None:
     """Detached labels leave out of κ ∇tr G what the labels' distribution adds, and no more."""
     theta, kappa = TINY.theta, 0.2
-    wanted = {False: TINY.gradient(theta), True: TINY.gradient(theta)}
+    wanted = dict.fromkeys(SAMPLED, TINY.gradient(theta))
     steps = {key: torch.zeros_like(theta) for key in wanted}
     mass, missing = 0.0, torch.zeros_like(theta)
     for targets, (p, *slope) in every_label:
@@ -221,16 +220,16 @@ def test_the_expected_step_is_that_of_theory(
         mass += p
         missing += kappa * 3 * TINY.gradient(theta, targets).square().sum() * torch.stack(slope)
         for key in wanted:
-            penalty = gn_penalty(TINY, [targets], straight_through=key)
+            penalty = gn_penalty(TINY, [targets], key)
             wanted[key] = wanted[key] + p * kappa * penalty
-            steps[key] += p * TINY.step("gn-trace", kappa=kappa, straight_through=key)
+            steps[key] += p * TINY.step("gn-trace", kappa=kappa, labels=key)
     assert float(mass) == pytest.approx(1)
     for key, step in steps.items():
         assert relative_error(step, wanted[key]) < TOLERANCE
     whole = theta.clone().requires_grad_()
     (slope_of_trace,) = torch.autograd.grad(TINY.gn_trace(whole), whole)
     exact = TINY.gradient(theta) + kappa * slope_of_trace
-    assert relative_error(steps[False] + missing, exact) < TOLERANCE
+    assert relative_error(steps["detached"] + missing, exact) < TOLERANCE
 
 
 def test_sampled_labels_make_the_trace_of_g(
@@ -249,6 +248,66 @@ def test_sampled_labels_make_the_trace_of_g(
     assert float(trace) == pytest.approx(float(matrices(TINY)[2].trace()), rel=TOLERANCE)
     b = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     assert relative_error(covariance, b) < TOLERANCE
+
+
+# all signs
+
+
+@pytest.fixture
+def every_sign(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tensor]:
+    """Yield each combination of signs of three examples' three outputs; it is what is drawn."""
+    out: list[Tensor] = []
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: out[-1])
+
+    def combinations() -> Iterator[Tensor]:
+        for bits in product((0, 1), repeat=9):
+            out.append(torch.tensor(bits).view(3, 3))
+            yield out[-1]
+
+    return combinations()
+
+
+@pytest.mark.parametrize("problem", [TINY, SQUARES, SMOOTHED], ids=str)
+def test_the_expected_exact_step_is_the_gradient_of_the_penalised_loss(
+    problem: Problem, every_sign: Iterator[Tensor]
+) -> None:
+    theta = problem.theta.requires_grad_()
+    (slope,) = torch.autograd.grad(problem.gn_trace(theta), theta)
+    wanted = problem.gradient(problem.theta) + 0.2 * slope
+    steps = torch.stack([problem.step("gn-trace", kappa=0.2) for _ in every_sign])
+    assert relative_error(steps.mean(0), wanted) < TOLERANCE
+    assert relative_error(steps[0], wanted) > 1e-3  # one draw is not the mean
+
+
+def test_the_expected_nme_step_is_that_of_its_trace(
+    every_sign: Iterator[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe's part is exact given the probe, and the rest is −κ ∇tr G on the mean."""
+    theta, probe = TINY.theta.requires_grad_(), noises(TINY, 1)[0]
+    (slope,) = torch.autograd.grad(TINY.gn_trace(theta), theta)
+    wanted = matrices(TINY)[0] + 0.2 * (hessian_penalty(TINY, [probe]) - slope)
+    steps = torch.stack([TINY.step("nme-trace", kappa=0.2) for _ in every_sign])
+    assert relative_error(steps.mean(0), wanted) < TOLERANCE
+
+
+@pytest.mark.parametrize("problem", [TINY, SQUARES], ids=str)
+def test_roots_square_to_the_output_hessian(problem: Problem) -> None:
+    objective, z = problem.task().objective, problem.outputs(problem.theta)
+    columns = [objective.roots(z, u.expand_as(z)) for u in torch.eye(3).double()]
+    root = torch.stack([column for (column,) in columns], dim=-1)
+    b = 2 / 3 * torch.eye(3).double().expand(3, 3, 3)
+    if problem is TINY:
+        p = z.softmax(1)
+        b = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    assert relative_error(root @ root.mT, b) < TOLERANCE
+
+
+def test_the_root_does_not_cancel_where_the_network_is_sure() -> None:
+    z = torch.tensor([[30.0, 0.0, 1.0], [-3.0, 40.0, 0.0]])
+    u = torch.tensor([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0]])
+    objective = TINY.task().objective
+    (single,), (double,) = (objective.roots(t, u.to(t)) for t in (z, z.double()))
+    torch.testing.assert_close(single, double.float(), rtol=1e-5, atol=0)
 
 
 # in the mean
@@ -308,5 +367,7 @@ def test_the_mean_gn_trace_step_of_mse() -> None:
     theta = SQUARES.theta.requires_grad_()
     (slope,) = torch.autograd.grad(SQUARES.gn_trace(theta), theta)
     g = matrices(SQUARES)[0]
-    steps = [SQUARES.step("gn-trace", kappa=1.0, seed=1000 * s) for s in range(400)]
+    steps = [
+        SQUARES.step("gn-trace", kappa=1.0, labels="detached", seed=1000 * s) for s in range(400)
+    ]
     assert_mean(torch.stack(steps) - g, slope)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.metadata import ModelSpec
 from hessdiag.nets.models import build
-from hessdiag.training import gradients
+from hessdiag.training import task
 from tests.cases import IMAGES, labels, normal
 from tests.oracles import relative_error
 from tests.training.test_gradients import Problem, flat, take
@@ -47,7 +47,7 @@ def nested(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise Unsupported
 
-    monkeypatch.setattr(gradients, "Jets", refuse)
+    monkeypatch.setattr(task, "Jets", refuse)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -55,7 +55,7 @@ def nested(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_two_ways_agree(name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = named(name)
     with monkeypatch.context() as patch:
-        patch.setattr(gradients, "Unsupported", ())  # so that nothing falls back
+        patch.setattr(task, "Unsupported", ())  # so that nothing falls back
         got = take(method, problem.task(kappa=0.1))
     nested(monkeypatch)
     wanted = take(method, problem.task(kappa=0.1))
@@ -105,9 +105,8 @@ def convolutions(method: str, depth: int) -> Counter[str]:
     ]
     head = (nn.Flatten(), nn.Linear(18, 3))
     problem = Problem("deep", lambda: nn.Sequential(*layers, *head), IMAGES, labels(6, seed=1))
-    task = problem.task(kappa=0.1)
     with Convolutions() as counter:
-        take(method, task)
+        take(method, problem.task(kappa=0.1))
     return counter.counts
 
 

@@ -17,9 +17,9 @@ from hessdiag.linalg import processes
 from hessdiag.nets import checkpoints
 from hessdiag.training import folder, loop, recipes
 from hessdiag.training.folder import Config
-from hessdiag.training.methods import REGULARISERS
+from hessdiag.training.methods import METHODS
 from hessdiag.training.run import Run
-from hessdiag.training.task import Strengths
+from tests.training.test_gradients import made
 
 STEPS, NUM_PROCESSES = 5, 2
 BATCH_SIZE = 7  # uneven shares, and a last batch of two: one example each
@@ -31,9 +31,10 @@ STRENGTHS: dict[str, Any] = {
     "num_pairs": 2,
 }
 VARIANTS = {
-    **{name: (name, "cross-entropy", {}) for name in REGULARISERS},
+    **{name: (name, "cross-entropy", {}) for name in METHODS},
     "ablated": ("grad-penalty", "cross-entropy", {"ablate_nme": True}),
     "gn-trace-mse": ("gn-trace", "mse", {}),
+    "gn-trace-detached": ("gn-trace", "cross-entropy", {"labels": "detached"}),
 }
 
 
@@ -67,10 +68,9 @@ def config(variant: str, **fields: Any) -> Config:
         lr=0.05,
         loss=loss,
         augmentation=("flip",),
-        regulariser=name,
+        method=made(name, {**STRENGTHS, **options}),
     )
-    strengths = replace(Strengths(), **{**STRENGTHS, **options})
-    return Config(recipe, name, strengths, **fields)
+    return Config(recipe, **fields)
 
 
 def weights(variant: str, out: Path) -> dict[str, Tensor]:

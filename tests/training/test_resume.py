@@ -1,5 +1,6 @@
 """A run that is stopped and goes on is, byte for byte, the run that was never stopped."""
 
+import hashlib
 import os
 import random
 import signal
@@ -28,7 +29,7 @@ RECIPE = replace(recipes.find("digits-wrn10-1"), model="mlp-16", epochs=3, batch
 WRN = replace(RECIPE, model="wrn10-1", epochs=2, augmentation=("flip", "crop4"))
 PER_EPOCH = 5  # 72 examples
 
-each_method = pytest.mark.parametrize("method", methods.REGULARISERS)
+each_method = pytest.mark.parametrize("method", methods.METHODS)
 
 
 class Stopped(BaseException):
@@ -36,8 +37,10 @@ class Stopped(BaseException):
 
 
 def config(method: str = "none", *, recipe: recipes.Recipe = RECIPE, **fields: Any) -> Config:
-    strengths = methods.settle(method, activation=recipe.activation)
-    return Config(recipe, method, strengths, **{"num_samples": 72, "save_every": 1, **fields})
+    kind = methods.find(method)
+    options = {name: fields.pop(name) for name in list(fields) if name in kind.options()}
+    recipe = replace(recipe, method=kind(**options))
+    return Config(recipe, **{"num_samples": 72, "save_every": 1, **fields})
 
 
 @cache
@@ -210,6 +213,43 @@ def test_the_global_random_state_is_of_no_account(tmp_path: Path):
     go_on(parts, given)
     assert torch.equal(torch.get_rng_state(), before)
     assert results(parts) == results(start(tmp_path / "whole", given))
+
+
+# --- runs of 0.1 --------------------------------------------------------------------------------
+
+
+def laid_out_as_before(text: str) -> str:
+    """Write the configuration of a gn-trace run as 0.1 did, with the method in three places."""
+    own, _, options = text.partition("\n[method]\n")
+    values = dict(line.split(" = ") for line in options.splitlines())
+    regulariser = f"regulariser = {values.pop('name')}\n"
+    assert values.pop("labels") == '"detached"'
+    values |= {"rho": "0.0", "power": "1", "ablate_nme": "false", "probe": '"gaussian"'}
+    values |= {"straight_through": "false", "num_pairs": "1"}
+    strengths = "".join(f"{name} = {value}\n" for name, value in values.items())
+    own = own.replace("\nsource = ", f"\n{regulariser}strengths = []\nsource = ")
+    return f"{regulariser}{own}\n[strengths]\n{strengths}"
+
+
+def test_a_run_of_0_1_goes_on_with_its_own_labels(tmp_path: Path):
+    given = config("gn-trace", labels="detached")
+    parts = stopped(tmp_path / "parts", given, 8)
+    text = laid_out_as_before((parts / folder.CONFIG).read_text("utf-8"))
+    (parts / folder.CONFIG).write_text(text, "utf-8")
+    payload, _ = state.load(parts)
+    assert payload is not None
+    state.save(parts, payload | {"config": hashlib.sha256(text.encode()).hexdigest()})
+    assert folder.read_config(parts) == given
+    assert folder.is_finished(parts, given) is False
+    go_on(parts, folder.read_config(parts))
+    assert results(parts) == results(start(tmp_path / "whole", given))
+
+
+def test_what_0_1_left_beside_a_kappa_is_dropped():
+    table = {"rho": 0.0, "sigma2": 0.002, "kappa": 0.3, "samples": 2, "straight_through": True}
+    wanted = methods.GNTrace(kappa=0.3, samples=2, labels="straight-through")
+    assert methods.remembered("gn-trace", table) == wanted
+    assert methods.remembered("sam", {"rho": 0.3, "straight_through": False}) == methods.SAM(0.3)
 
 
 # --- what is refused ---------------------------------------------------------------------------

@@ -136,8 +136,7 @@ def equal(a: list[tuple[Tensor, Tensor]], b: list[tuple[Tensor, Tensor]]) -> boo
 def test_runs_that_differ_in_the_method_alone_see_the_same_batches(tmp_path: Path, monkeypatch):
     recipe = replace(RECIPE, augmentation=("flip", "crop4"), validation=0.1)
     found = [
-        seen(monkeypatch, tmp_path / name, config(name, recipe=recipe))
-        for name in methods.REGULARISERS
+        seen(monkeypatch, tmp_path / name, config(name, recipe=recipe)) for name in methods.METHODS
     ]
     assert len(found[0]) == 3 * 4  # 65 examples: the last batch of one is left out
     assert all(equal(found[0], other) for other in found[1:])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hessdiag.errors import InputError
-from hessdiag.training import folder, loop, state, sweep
+from hessdiag.training import folder, loop, methods, state, sweep
 from hessdiag.training.trials import Sweep
 
 TINY = {"model": "mlp-8", "epochs": 2, "batch_size": 32}
@@ -70,10 +70,10 @@ def test_a_method_takes_its_own_strengths_only():
         "weight-noise-sigma2=0.0001-gelu",
         "weight-noise-sigma2=0.001-gelu",
     ]
-    settled = {cell.name: cell.trials[0].config.strengths for cell in found.cells}
-    assert settled["sam-rho=0.1-gelu"].rho == 0.1
-    assert settled["gn-trace-sigma2=0.001-gelu"].kappa == 5e-4
-    assert settled["none-gelu"].rho == settled["none-gelu"].sigma2 == 0
+    settled = {cell.name: cell.trials[0].config.method for cell in found.cells}
+    assert settled["sam-rho=0.1-gelu"] == methods.SAM(0.1)
+    assert settled["gn-trace-sigma2=0.001-gelu"] == methods.GNTrace(kappa=5e-4)
+    assert settled["none-gelu"] == methods.Plain()
 
 
 def test_an_activation_takes_a_beta_only_if_it_has_one():
@@ -115,24 +115,24 @@ def test_a_file_gives_what_all_runs_share(tmp_path: Path):
     found = plan(file=str(path))
     assert names(found) == ["sam-relu"]
     config = found.trials[0].config
-    assert (config.strengths.rho, config.recipe.lr) == (0.3, 0.02)
+    assert (config.method, config.recipe.lr) == (methods.SAM(0.3), 0.02)
     assert names(plan("grad-penalty", file=str(path))) == ["grad-penalty-relu"]
     path.write_text('rho = 0.3\nactivation = "beta_gelu"\n')
     found = plan("usam", betas=(1.0, 2.0), file=str(path))
     assert names(found) == ["usam-beta_gelu-beta=1", "usam-beta_gelu-beta=2"]
-    assert found.trials[0].config.strengths.rho == 0.3
+    assert found.trials[0].config.method == methods.USAM(0.3)
 
 
 @pytest.mark.parametrize(
     ("act", "words"),
     [
-        (lambda: plan("none", "gn-trace", rho=[0.1]), "no method of the sweep takes --rho"),
+        (lambda: plan("none", "gn-trace", rho=[0.1]), "no method of the sweep takes `rho`"),
         (lambda: plan("none", betas=(2.0,)), "no activation of the sweep takes a β"),
-        (lambda: plan("sam", rho=[0.1, -1.0]), "--rho is out of range"),
+        (lambda: plan("sam", rho=[0.1, -1.0]), "`rho` is out of range"),
         (lambda: plan("none", "smoothing"), "unknown regulariser"),
         (lambda: plan("none", activation_names=("gelu", "rleu")), "unknown activation"),
         (lambda: plan("none", activation_names=("relu", "beta_gelu")), "needs a β"),
-        (lambda: plan("none", activation_names=("beta_gelu",), betas=(1.0, -2.0)), "beta is out"),
+        (lambda: plan("none", activation_names=("beta_gelu",), betas=(1.0, -2.0)), "`beta` is out"),
         (lambda: plan("gn-trace", sigma2=[0.1], kappa=[0.2]), "σ² and κ say the same"),
         (
             lambda: plan("none", "hessian-trace", activation_names=("gelu", "augmented_relu")),

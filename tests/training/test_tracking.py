@@ -16,7 +16,7 @@ from hessdiag.errors import InputError
 from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
-from hessdiag.training import folder, loop, methods, tracking
+from hessdiag.training import folder, loop, tracking
 from hessdiag.training.feeds import hold_out
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch
@@ -34,9 +34,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tracked(*names: str, **fields: Any) -> Config:
-    strengths = fields.pop("strengths", None)
-    given = config(**{"save_every": None, "track": names or NAMES, **fields})
-    return given if strengths is None else replace(given, strengths=strengths)
+    return config(**{"save_every": None, "track": names or NAMES, **fields})
 
 
 def sample(given: Config, data: Dataset) -> tuple[Tensor, Tensor]:
@@ -87,7 +85,7 @@ def by_hand(given: Config, model: nn.Module, sigma2: float = 1e-4) -> dict[str, 
     [
         (tracked(seed=3), 1e-4),
         (tracked(recipe=replace(RECIPE, loss="mse", activation="relu")), 1e-4),
-        (tracked(method="nso", strengths=methods.settle("nso", sigma2=0.01)), 0.01),
+        (tracked(method="nso", sigma2=0.01), 0.01),
         (tracked(recipe=WRN, num_samples=72), 1e-4),
         (tracked(recipe=replace(RECIPE, validation=0.5)), 1e-4),
     ],

@@ -8,10 +8,9 @@ from hessdiag.metrics.spectrum_metrics import Reading
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch
 from hessdiag.training.recipes import find
-from hessdiag.training.task import Strengths
 from hessdiag.training.trials import Cell, Spread, Sweep, Trial
 
-CONFIG = Config(find("digits-wrn10-1"), "none", Strengths())
+CONFIG = Config(find("digits-wrn10-1"))
 
 
 def epoch(

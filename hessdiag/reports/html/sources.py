@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -101,7 +100,7 @@ def _unfinished(run: Path) -> dict[str, Any]:
     config = folder.read_config(run)
     metrics = run / folder.METRICS
     lines = _text(metrics).splitlines() if metrics.exists() else []
-    recipe = dataclasses.asdict(config.recipe)
+    recipe = schema.recipe(config)
     nothing = {"path": None, "sha256": None, "num_parameters": None}
     return {
         "schema": schema.SCHEMA,
@@ -109,10 +108,7 @@ def _unfinished(run: Path) -> dict[str, Any]:
         "checkpoint": nothing,
         "model": {**{key: recipe[key] for key in ("activation", "beta")}, "name": recipe["model"]},
         "data": {"spec": recipe["data"], "split": "train", "num_samples": config.num_samples},
-        "regulariser": {
-            "name": config.regulariser,
-            "strengths": dataclasses.asdict(config.strengths),
-        },
+        "regulariser": schema.regulariser(config),
         "recipe": recipe,
         "settings": {"seed": config.seed},
         "epochs": [_parse(metrics, line) for line in lines],

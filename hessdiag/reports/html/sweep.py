@@ -37,8 +37,9 @@ def _choice(cell: dict[str, Any]) -> str:
     """Name a cell by its choices."""
     name, strengths = cell["activation"], cell["strengths"]
     activation = [activations.label(name, cell["beta"])] if name else []
-    told = [f"{SYMBOLS.get(key, key)} = {number(value)}" for key, value in strengths.items()]
-    return ", ".join((cell["method"], *told, *activation))
+    values = {key: x if isinstance(x, str) else number(x) for key, x in strengths.items()}
+    choices = [f"{SYMBOLS.get(key, key)} = {value}" for key, value in values.items()]
+    return ", ".join((cell["method"], *choices, *activation))
 
 
 def _percent(spread: dict[str, Any] | None) -> str:

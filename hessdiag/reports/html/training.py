@@ -54,8 +54,8 @@ def _facts(payload: dict[str, Any]) -> Iterator[tuple[str, object]]:
 def _method(regulariser: dict[str, Any]) -> str:
     """Name a method with those strengths that it takes."""
     name, strengths = regulariser["name"], regulariser["strengths"]
-    known = methods.REGULARISERS.get(name)
-    taken = known.defaults if known else strengths
+    known = methods.METHODS.get(name)
+    taken = [key for key in (known.options() if known else strengths) if key in strengths]
     told = (f"{SYMBOLS.get(key, key)} = {strengths[key]}" for key in taken if strengths[key])
     return ", ".join((name, *told))
 

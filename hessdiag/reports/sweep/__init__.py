@@ -1,12 +1,12 @@
 """The report of a sweep as text, JSON and plot."""
 
-SYMBOLS = {
-    "rho": "ρ",
-    "sigma2": "σ²",
-    "kappa": "κ",
-    "beta": "β",
-    "num_pairs": "pairs",
-    "samples": "samples",
-    "power": "p",
-}
+from hessdiag.training import methods
+
+SYMBOLS = {"rho": "", "sigma2": "", "kappa": "", "beta": "β"}
+SYMBOLS |= {name: option.symbol for name, option in methods.OPTIONS.items()}
 """What a sweep varies, as people read it; the first ones make the better axis of a plot."""
+
+
+def told(value: float | str) -> str:
+    """Write a choice out."""
+    return value if isinstance(value, str) else f"{value:g}"

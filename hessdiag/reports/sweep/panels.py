@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from hessdiag.reports.sweep import SYMBOLS
+from hessdiag.reports.sweep import SYMBOLS, told
 from hessdiag.training.trials import Cell
 
 
@@ -28,8 +29,8 @@ class Panel:
         return sorted(found)
 
 
-def choices(cell: Cell) -> dict[str, float]:
-    """Give all numbers that a cell chooses."""
+def choices(cell: Cell) -> dict[str, Any]:
+    """Give all that a cell chooses but its activation."""
     beta = {} if cell.beta is None else {"beta": cell.beta}
     return {**cell.strengths, **beta}
 
@@ -49,10 +50,10 @@ def arrange(cells: Sequence[Cell]) -> tuple[list[Panel], dict[str, Cell]]:
     constant: dict[str, Cell] = {}
     for cell in cells:
         own = {name: choices(cell)[name] for name in varied if name in choices(cell)}
-        axis = next(iter(own), None)
-        told = [f"{SYMBOLS[name]} = {value:g}" for name, value in own.items() if name != axis]
+        axis = next((name for name, value in own.items() if not isinstance(value, str)), None)
+        others = [f"{SYMBOLS[name]} = {told(own[name])}" for name in own if name != axis]
         activation = cell.activation if names_activation else None
-        label = ", ".join(filter(None, (cell.method, activation, *told)))
+        label = ", ".join(filter(None, (cell.method, activation, *others)))
         if axis is None:
             constant[label] = cell
         else:

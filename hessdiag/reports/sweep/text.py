@@ -10,7 +10,7 @@ from rich.text import Text
 
 from hessdiag.errors import printable
 from hessdiag.nets import activations
-from hessdiag.reports.sweep import SYMBOLS
+from hessdiag.reports.sweep import SYMBOLS, told
 from hessdiag.reports.sweep.schema import notes
 from hessdiag.reports.wording import plus_minus
 from hessdiag.training.trials import Cell, Spread, Sweep
@@ -73,7 +73,7 @@ def _table(found: Sweep, columns: Mapping[str, Sequence[str]]) -> Table:
     for option, symbol in SYMBOLS.items():
         if any(option in cell.strengths for cell in cells):
             choices[symbol] = [
-                f"{cell.strengths[option]:g}" if option in cell.strengths else "" for cell in cells
+                told(cell.strengths[option]) if option in cell.strengths else "" for cell in cells
             ]
             table.add_column(symbol, justify="right", no_wrap=True)
     for name in columns:

@@ -7,6 +7,8 @@ from typing import Any
 
 from hessdiag.curvature.pac_bayes import PacBayes
 from hessdiag.reports import payload
+from hessdiag.training import methods
+from hessdiag.training.folder import Config
 from hessdiag.training.history import Finished
 
 SCHEMA = "hessdiag.train/1"
@@ -23,15 +25,12 @@ def train_payload(found: Finished) -> dict[str, Any]:
                 num_parameters=found.num_parameters,
                 num_samples=found.num_samples,
             ),
-            "regulariser": {
-                "name": config.regulariser,
-                "strengths": dataclasses.asdict(config.strengths),
-            },
-            "recipe": dataclasses.asdict(config.recipe),
+            "regulariser": regulariser(config),
+            "recipe": recipe(config),
             "settings": {
                 field.name: getattr(config, field.name)
                 for field in dataclasses.fields(config)
-                if field.name not in ("recipe", "regulariser", "strengths")
+                if field.name != "recipe"
             },
             "epochs": [epoch.to_row() for epoch in found.epochs],
             "best_epoch": found.best.number if found.best else None,
@@ -45,6 +44,18 @@ def train_payload(found: Finished) -> dict[str, Any]:
             },
         }
     )
+
+
+def regulariser(config: Config) -> dict[str, Any]:
+    """Name the method, with its options and what stands for those of other methods."""
+    return {"name": config.method.name, "strengths": methods.strengths(config.method)}
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """List the recipe's fields; the method's options stand beside it alone."""
+    fields = dataclasses.asdict(config.recipe)
+    del fields["method"]
+    return {**fields, "regulariser": config.method.name, "strengths": []}
 
 
 def _bound(bound: PacBayes | None) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ from rich.text import Text
 
 from hessdiag.errors import printable
 from hessdiag.reports.wording import plus_minus, title
-from hessdiag.training import methods
 from hessdiag.training.history import Epoch, Finished
 
 
@@ -34,9 +33,8 @@ def train_text(found: Finished) -> Text:
 
 def _headline(found: Finished) -> str:
     config = found.config
-    taken = methods.find(config.regulariser).defaults
-    options = ", ".join(f"{key} = {getattr(config.strengths, key)}" for key in taken)
-    method = f"{config.regulariser}, {options}" if options else config.regulariser
+    options = [f"{key} = {value}" for key, value in config.method.values.items()]
+    method = ", ".join((config.method.name, *options))
     return f"{title(found.provenance)}, {found.num_parameters:,} parameters, {method}"
 
 

@@ -14,7 +14,6 @@ from hessdiag.reports.html.sources import read
 from hessdiag.training import folder
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import find
-from hessdiag.training.task import Strengths
 
 
 def written(path: Path, content: str | bytes | dict[str, Any]) -> str:
@@ -26,7 +25,7 @@ def written(path: Path, content: str | bytes | dict[str, Any]) -> str:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    config = Config(find("digits-wrn10-1"), "none", Strengths())
+    config = Config(find("digits-wrn10-1"))
     folder.prepare(tmp_path, config)
     return tmp_path
 

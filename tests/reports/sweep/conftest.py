@@ -23,12 +23,13 @@ def cell(
     **strengths: Any,
 ) -> Cell:
     """Make a cell of runs with these accuracies; of a text for a failure, of None for none yet."""
-    recipe = replace(RECIPE, regulariser=method, activation=activation, beta=beta)
+    own = methods.find(method)()
+    recipe = replace(RECIPE, method=own, activation=activation, beta=beta)
     parts = [f"{option}={value}" for option, value in (strengths | {"beta": beta}).items()]
     name = "-".join([method, activation, *parts])
     trials: list[Trial] = []
     for seed, found in enumerate(accuracies):
-        config = Config(recipe, method, methods.settle(method), seed=seed)
+        config = Config(recipe, seed=seed)
         trial = Trial(f"{name}-seed={seed}", config)
         if isinstance(found, str):
             trial = replace(trial, failure=found)

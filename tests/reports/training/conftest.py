@@ -33,9 +33,7 @@ EPOCHS = (
 def found() -> Finished:
     return Finished(
         config=Config(
-            find("digits-wrn10-1"),
-            "nso",
-            methods.settle("nso"),
+            replace(find("digits-wrn10-1"), method=methods.NSO()),
             track=tuple(CURVATURE),
             log_every=5,
         ),
@@ -68,7 +66,7 @@ def bare(found: Finished) -> Finished:
         replace(epoch, validation_accuracy=None, test_accuracy=None, curvature={})
         for epoch in EPOCHS
     )
-    config = Config(find("digits-wrn10-1"), "none", methods.settle("none"))
+    config = Config(find("digits-wrn10-1"))
     return replace(
         found, config=config, epochs=epochs, pac_bayes=None, num_processes=1, device="cpu"
     )

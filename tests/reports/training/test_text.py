@@ -43,11 +43,12 @@ def test_the_best_epoch_is_not_told_twice(found: Finished):
 
 
 def test_every_method_shows_its_options(found: Finished):
-    for name, method in methods.REGULARISERS.items():
-        config = replace(found.config, regulariser=name, strengths=methods.settle(name))
+    for name, method in methods.METHODS.items():
+        recipe = replace(found.config.recipe, method=method())
+        config = replace(found.config, recipe=recipe)
         headline = lines(replace(found, config=config))[0]
         assert f"parameters, {name}" in headline
-        assert all(f", {option} = " in headline for option in method.defaults)
+        assert all(f", {option} = " in headline for option in method.options())
 
 
 def test_what_came_of_nothing_finite_is_said(found: Finished):
