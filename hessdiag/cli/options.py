@@ -63,6 +63,7 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in own.items():
         if name not in groups:
             parameters[name] = parameter.replace(annotation=hints[name])
+            _FLAGS.setdefault(name, f"--{name.replace('_', '-')}")
     for kind in groups.values():
         for field in fields(kind):
             if field.name not in parameters and not field.extra["hidden"]:

@@ -16,9 +16,7 @@ from typing import Any
 from hessdiag import locks
 from hessdiag.errors import InputError
 from hessdiag.files import (
-    LARGEST,
     check_writable,
-    read_bytes,
     read_text,
     remove_leftovers,
     replacing,
@@ -151,7 +149,7 @@ def is_finished(folder: Path, config: Config, outputs: Sequence[str] = ()) -> bo
 
 
 def digests(folder: Path, config: Config) -> set[str]:
-    """List what a state of ``config`` may call it: its digest, or that of a file as 0.1 wrote it."""
+    """List what a state may call ``config``: its digest, or that of a file as 0.1 wrote it."""
     kept = digest(folder / CONFIG) if _is_of(config, folder) else None
     return {config.digest, kept or config.digest}
 

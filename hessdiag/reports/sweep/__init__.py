@@ -2,8 +2,8 @@
 
 from hessdiag.training import methods
 
-SYMBOLS = {"rho": "", "sigma2": "", "kappa": "", "beta": "β"}
-SYMBOLS |= {name: option.symbol for name, option in methods.OPTIONS.items()}
+_AXES = {"rho": "ρ", "sigma2": "σ²", "kappa": "κ", "beta": "β"}
+SYMBOLS = {**_AXES, **{name: option.symbol for name, option in methods.OPTIONS.items()}}
 """What a sweep varies, as people read it; the first ones make the better axis of a plot."""
 
 
