@@ -241,7 +241,9 @@ def override(
             given[name] = typed(name, _FIELDS[name], value)
     if "activation" in given or beta is not None:
         given["beta"] = None if beta is None else typed("beta", _FIELDS["beta"], beta)
-    elif factories.chooses_activation(given.get("model", "")):  # a factory chooses its own activation
+    elif factories.chooses_activation(
+        given.get("model", "")
+    ):  # a factory chooses its own activation
         given |= {"activation": None, "beta": None}
     if given.get("data", recipe.data) != recipe.data:
         given = {"mean": None, "std": None} | given
