@@ -290,26 +290,6 @@ def test_the_expected_nme_step_is_that_of_its_trace(
     assert relative_error(steps.mean(0), wanted) < TOLERANCE
 
 
-@pytest.mark.parametrize("problem", [TINY, SQUARES], ids=str)
-def test_roots_square_to_the_output_hessian(problem: Problem) -> None:
-    objective, z = problem.task().objective, problem.outputs(problem.theta)
-    columns = [objective.roots(z, u.expand_as(z)) for u in torch.eye(3).double()]
-    root = torch.stack([column for (column,) in columns], dim=-1)
-    b = 2 / 3 * torch.eye(3).double().expand(3, 3, 3)
-    if problem is TINY:
-        p = z.softmax(1)
-        b = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-    assert relative_error(root @ root.mT, b) < TOLERANCE
-
-
-def test_the_root_does_not_cancel_where_the_network_is_sure() -> None:
-    z = torch.tensor([[30.0, 0.0, 1.0], [-3.0, 40.0, 0.0]])
-    u = torch.tensor([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0]])
-    objective = TINY.task().objective
-    (single,), (double,) = (objective.roots(t, u.to(t)) for t in (z, z.double()))
-    torch.testing.assert_close(single, double.float(), rtol=1e-5, atol=0)
-
-
 # in the mean
 
 
