@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 import traceback
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
-from hessdiag.errors import InputError, is_out_of_memory, printable
+from hessdiag.cli import stdio
+from hessdiag.errors import InputError, Verdict, is_out_of_memory, printable
 
 INTERRUPTED = 130
 FAILED = 2
@@ -18,8 +21,10 @@ FAILED = 2
 
 def main() -> None:
     """Run ``hessdiag``."""
-    code: str | int | None = FAILED
-    with _persistent_interrupts() as interrupts:
+    code, verdict = FAILED, None
+    with stdio.lasting() as out, warnings.catch_warnings(), _persistent_interrupts() as interrupts:
+        if not sys.warnoptions:
+            warnings.showwarning = _drop
         try:
             from hessdiag.cli.app import app
 
@@ -28,24 +33,48 @@ def main() -> None:
             from hessdiag.cli.options import as_flags
 
             _say(f"error: {as_flags(str(error))}")
-        except SystemExit as done:  # as typer ends every command
-            code = done.code
+        except Verdict as reached:
+            code = verdict = reached.code
+        except SystemExit as done:  # as typer ends every command: done, bad usage or interrupted
+            code = done.code or 0 if done.code in (None, 0, INTERRUPTED) else FAILED
         except KeyboardInterrupt:
             code = INTERRUPTED
-        except Exception as error:
-            if interrupts:
-                code = INTERRUPTED
-            elif is_out_of_memory(error):
-                _say(f"error: out of memory\n  got: {(str(error) or repr(error)).splitlines()[0]}")
-                _say("  hint: a smaller --batch-size or --basis-size, or one --part at a time")
-            else:
-                traceback.print_exc()
+        except BaseException as error:
+            code = INTERRUPTED if interrupts else FAILED
+            if not interrupts:
+                _explain(error)
         if code == INTERRUPTED:
             _say("interrupted")
             # CPython remembers an interrupt that passed through evaluated text, and would end with
             # the signal instead of the code; evaluating text anew makes it forget
             exec("")
+        out.flush()
+        if out.failure is not None and verdict is None and code == 0:
+            code = FAILED
+            _say(f"error: the output cannot be written\n  got: {out.failure}")
     sys.exit(code)
+
+
+def _explain(error: BaseException) -> None:
+    """Say what nobody foresaw in a line, and keep its trace in a file."""
+    said = (str(error).strip() or repr(error)).splitlines()[0][:200]
+    if is_out_of_memory(error):
+        _say(f"error: out of memory\n  got: {said}")
+        _say("  hint: a smaller --batch-size or --basis-size, or one --part at a time")
+        return
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="hessdiag-", suffix=".txt", delete=False, errors="backslashreplace"
+        ) as file:
+            traceback.print_exception(error, file=file)
+        where = f"its trace is in {file.name}"
+    except OSError:
+        where = "its trace cannot be written"
+    _say(f"error: unforeseen, {where}: {type(error).__name__}: {said}")
+
+
+def _drop(*_: object) -> None:
+    """Take the place of ``warnings.showwarning``: what matters to users, we say ourselves."""
 
 
 @contextmanager

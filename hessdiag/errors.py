@@ -37,6 +37,18 @@ class NotFinite(InputError):
     """A loss, a gradient or a product that is NaN or infinite."""
 
 
+class Verdict(Exception):
+    """The end of a command whose exit code is its answer, whatever becomes of the streams.
+
+    Args:
+        code: the exit code.
+    """
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(code)
+
+
 def unknown(kind: str, got: str, choices: Iterable[str], *, hint: str | None = None) -> InputError:
     """Build the error for a name that is not among ``choices``, suggesting the nearest."""
     known = list(choices)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +17,7 @@ from hessdiag.cli import (
     gate,
     landscape,
     options,
+    paths,
     report,
     sensing,
     sparsity,
@@ -40,18 +39,16 @@ app = typer.Typer(
 )
 
 
-def _with_reader(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a reader who has left, as in ``| head``, be a failure like any other."""
+def _ending_properly(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command end by itself alone: a network or data may raise what would be a verdict."""
 
     @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
+    def run(**given: Any) -> None:
         try:
-            command(*args, **kwargs)
-            sys.stdout.flush()
-        except BrokenPipeError as error:
-            with suppress(OSError):  # what is still buffered must not fail again at exit
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise InputError("nobody reads the output", got="a closed pipe") from error
+            paths.check(given)
+            command(**given)
+        except (SystemExit, EOFError, OSError, typer.Exit, typer.Abort) as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     return run
 
@@ -61,7 +58,7 @@ def _among_processes(command: Callable[..., None], *, shared: bool) -> Callable[
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        num_processes = _count_processes()
         if num_processes == 1:
             command(**given)
             return
@@ -80,11 +77,48 @@ def _among_processes(command: Callable[..., None], *, shared: bool) -> Callable[
     return run
 
 
+def _count_processes() -> int:
+    """Read what ``torchrun`` tells each of its processes.
+
+    Raises:
+        InputError: it cannot be understood.
+    """
+    told = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", *_OF_A_PROCESS)}
+    if told["WORLD_SIZE"].strip() in ("", "1"):
+        return 1
+    num_processes = _whole("WORLD_SIZE", told, 1, 1 << 20)
+    _whole("RANK", told, 0, num_processes - 1)
+    _whole("LOCAL_RANK", {"LOCAL_RANK": "0", **{k: v for k, v in told.items() if v}}, 0, 1 << 20)
+    _whole("MASTER_PORT", told, 0, 65535)
+    if not told["MASTER_ADDR"]:
+        raise _unclear("MASTER_ADDR", "nothing", "the address of the first process")
+    return num_processes
+
+
+_OF_A_PROCESS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def _whole(name: str, told: dict[str, str], least: int, most: int) -> int:
+    text = told[name].strip()
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
+        raise _unclear(name, repr(text), f"a whole number from {least} to {most}")
+    return int(text)
+
+
+def _unclear(name: str, got: str, wanted: str) -> InputError:
+    return InputError(
+        f"the environment's {name} says nothing of use",
+        got=got,
+        wanted=wanted,
+        hint="start several processes by torchrun, or unset WORLD_SIZE",
+    )
+
+
 _SHARED = (train.train, train.resume, spectrum.spectrum)
 
 
 def _added(command: Callable[..., None]) -> Callable[..., None]:
-    return _with_reader(_among_processes(options.expanded(command), shared=command in _SHARED))
+    return _ending_properly(_among_processes(options.expanded(command), shared=command in _SHARED))
 
 
 for command in (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,11 +14,13 @@ from hessdiag.cli import options
 
 def demo(
     talk: options.QuietOption,
-    out: Annotated[str, typer.Option(help="Folder for what the demo writes.")] = "runs/demo",
+    out: Annotated[
+        str | None,
+        typer.Option(help="Folder for what the demo writes. Default: runs/demo, or a new one."),
+    ] = None,
 ) -> None:
     """Run the tool in a minute, offline: train a small network, look at its curvature."""
     import shlex
-    from pathlib import Path
 
     from rich.text import Text
 
@@ -27,12 +31,14 @@ def demo(
     from hessdiag.cli.sparsity import sparsity
     from hessdiag.cli.spectrum import spectrum
     from hessdiag.cli.train import RecipeOptions, RunningOptions, train
-    from hessdiag.errors import printable
+    from hessdiag.errors import Verdict, printable
     from hessdiag.spectra.spectrum_settings import Settings
     from hessdiag.subject_options import ModelOptions, SeedOption, SubjectOptions
 
+    place = _place(out)
+
     def path(name: str) -> str:
-        return str(Path(out) / name)
+        return str(place / name)
 
     def output(name: str, plot: str | None = None) -> options.OutputOptions:
         return options.OutputOptions(quiet=talk.quiet, json=path(name), plot=plot)
@@ -48,15 +54,14 @@ def demo(
         say(f"\n$ hessdiag {command}", "bold")
 
     checkpoint, name = path("model.safetensors"), quoted("model.safetensors")
-    show(f"train --recipe digits-wrn10-1 --out {shlex.quote(out)} --force")
+    show(f"train --recipe digits-wrn10-1 --out {shlex.quote(str(place))}")
     train(
         StrengthOptions(),
         RecipeOptions(recipe="digits-wrn10-1"),
         ModelOptions(),
         SeedOption(),
         RunningOptions(quiet=talk.quiet),
-        out=out,
-        force=True,
+        out=str(place),
     )
     outputs = f"--plot {quoted('spectrum.png')} --json {quoted('spectrum.json')}"
     show(f"spectrum {name} --num-samples 256 --top-k 3 {outputs}")
@@ -82,7 +87,7 @@ def demo(
     )
     limits = f"--max hessian.trace={_LIMIT}"
     show(f"gate {quoted('spectrum.json')} {limits} --json {quoted('gate.json')}")
-    with suppress(typer.Exit):  # a verdict is no end
+    with suppress(Verdict):  # a verdict is no end
         gate(
             path("spectrum.json"),
             options.ParameterOptions(),
@@ -101,4 +106,31 @@ def demo(
     )
 
 
+def _place(out: str | None) -> Path:
+    """Choose the folder: nothing that is there is replaced.
+
+    Raises:
+        InputError: something is there.
+    """
+    from hessdiag.errors import InputError
+    from hessdiag.training import folder
+
+    if out is None:
+        place = Path("runs/demo")
+        try:
+            place.mkdir(parents=True)
+        except OSError:  # most likely it is there
+            return folder.unused(str(place))
+        return place
+    names = (*folder.FILES, *_OUTPUTS)
+    if present := [name for name in names if os.path.lexists(Path(out) / name)]:
+        raise InputError(
+            "the demo's folder holds such files already",
+            got=f"{', '.join(present)} in {out}",
+            hint="choose another --out",
+        )
+    return Path(out)
+
+
+_OUTPUTS = ("spectrum.png", "spectrum.json", "sparsity.json", "gate.json", "report.html")
 _LIMIT = 10

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hessdiag.cli import options, results
-from hessdiag.errors import InputError
+from hessdiag.cli import options, paths, results
+from hessdiag.errors import InputError, Verdict
 from hessdiag.subject_options import SubjectOptions
 
 if TYPE_CHECKING:
@@ -100,6 +100,12 @@ def gate(
         **found.settings,
         **({} if confidence is None else {"confidence": confidence}),
     }
+    paths.check(
+        {
+            **{"json": output.json, "junit": junit, "gitlab": gitlab},
+            **{"write_baseline": write_baseline, "baseline": settings["baseline"]},
+        }
+    )
     budget = {"max_probes": max_probes, "max_seconds": max_seconds}
     settings |= {name: value for name, value in budget.items() if value is not None}
     provenance = None
@@ -143,7 +149,7 @@ def gate(
         from hessdiag.reports.payload import dumps
 
         files.write_text(write_baseline, dumps(gate_json(report, subject, provenance)))
-    raise typer.Exit(EXIT_CODES[report.verdict])
+    raise Verdict(EXIT_CODES[report.verdict])
 
 
 def _serve(
@@ -151,6 +157,7 @@ def _serve(
 ) -> None:
     """Write what services read; GitHub is known by its environment."""
     import os
+    import sys
 
     from hessdiag import files
     from hessdiag.reports.gate import services
@@ -161,6 +168,6 @@ def _serve(
         files.write_text(gitlab, services.gitlab(report, subject))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in services.workflow_commands(report, subject):
-            typer.echo(line, err=to_stderr)
+            print(line, file=sys.stderr if to_stderr else sys.stdout)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         files.append_text(summary, services.summary(report, subject))

@@ -172,7 +172,7 @@ def train(
     place = processes.agreed(name)
     with folder.owned(place, new=out is None) if processes.is_first() else nullcontext():
         if processes.is_first():
-            folder.check_free(place, force=force)
+            folder.check_free(place, force=force, inputs=(base.config, base.init, base.data))
         with processes.in_turn():  # the first one downloads, the others find what it got
             sets = loop.load_data(run, download=base.download)
         _go(run, place, sets, where, None, running)

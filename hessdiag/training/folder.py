@@ -39,13 +39,26 @@ SWEEP = "sweep.json"  # in the folder above those of a sweep's runs
 FILES = (CONFIG, state.CURRENT, state.PREVIOUS, METRICS, STEPS, LAST, BEST, CURVES, REPORT)
 
 
-def check_free(folder: Path, *, force: bool) -> None:
+def check_free(folder: Path, *, force: bool, inputs: Iterable[str | None] = ()) -> None:
     """Refuse a folder that holds a run, unless ``force`` says to replace it.
 
+    Args:
+        folder: of a new run.
+        force: whether the run in it may go.
+        inputs: files that the new run needs.
+
     Raises:
-        InputError: it holds a run; with ``force``, files that no run of ours wrote.
+        InputError: it holds a run; with ``force``, files that no run of ours wrote, or inputs.
     """
     present = _present(folder)
+    own = [os.path.realpath(folder / name) for name in present]
+    for path in inputs:
+        if force and path and os.path.realpath(path) in own:
+            raise InputError(
+                "an output would replace an input",
+                got=f"--force with {path}",
+                wanted="another --out",
+            )
     if present and not force:
         raise InputError(
             "the run's folder holds a run already",

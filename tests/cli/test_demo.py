@@ -8,6 +8,7 @@ import pytest
 
 from hessdiag.cli.options import QuietOption
 from tests.cli.conftest import Run
+from tests.cli.test_bad_input import refused
 from tests.cli.test_train import FILES
 
 
@@ -49,3 +50,18 @@ def test_the_demo_can_be_quiet(run: Run, here: Path, calls):
     assert run("demo", "--quiet").out == ""
     talks = [[of for of in call if isinstance(of, QuietOption)] for call in calls]
     assert [[of.quiet for of in talk] for talk in talks] == [[True]] * 5
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "report.html", "spectrum.json"])
+def test_the_demo_replaces_nothing(run: Run, here: Path, calls, name: str):
+    (here / "mine").mkdir()
+    (here / "mine" / name).write_text("mine")
+    refused(run("demo", "--out", "mine"), f"holds such files already.*{name}.*another --out")
+    assert calls == []
+
+
+def test_a_second_demo_has_a_folder_of_its_own(run: Run, here: Path, calls):
+    assert run("demo").code == run("demo").code == 0
+    assert "runs/demo" in calls[0]
+    assert any(str(one).startswith("runs/demo-") for one in calls[5])
+    assert True not in calls[0]  # nothing is forced

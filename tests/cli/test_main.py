@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+import typer
 
 from hessdiag import __version__
 from hessdiag.spectra import spectrum_run as spectra_run
@@ -127,18 +129,36 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [KeyError("x"), RuntimeError("shape mismatch"), RuntimeError(), OSError(5, "odd")],
+    [
+        *(KeyError("x"), RuntimeError("shape\nmismatch"), RuntimeError(), OSError(5, "odd")),
+        *(SystemExit(0), SystemExit(1), SystemExit("x"), EOFError(), BrokenPipeError(32, "x")),
+        *(typer.Exit(0), typer.Abort(), RecursionError("\x1b[31m"), GeneratorExit()),
+    ],
     ids=repr,
 )
-def test_an_unexpected_exception_shows_where_it_came_from(
-    run: Run, checkpoint: Path, here: Path, monkeypatch, error: Exception
+def test_what_nobody_foresaw_is_a_line_and_a_trace_in_a_file(
+    run: Run, checkpoint: Path, here: Path, tmp_path_factory, monkeypatch, error: BaseException
 ):
+    """Whatever is raised, it is no verdict."""
     failing(monkeypatch, error)
+    traces = tmp_path_factory.mktemp("traces")
+    monkeypatch.setattr(tempfile, "tempdir", str(traces))
     outcome = run("spectrum", checkpoint, *FAST, "--json", "r.json")
-    assert (outcome.code, outcome.out) == (2, "")
-    assert "Traceback" in outcome.err
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert outcome.err[:-1].isprintable()
+    (trace,) = traces.iterdir()
+    assert outcome.err.startswith(f"error: unforeseen, its trace is in {trace}: ")
     assert type(error).__name__ in outcome.err
+    assert "Traceback" in trace.read_text()
     assert list(here.iterdir()) == []
+
+
+def test_a_trace_that_cannot_be_written(run: Run, checkpoint: Path, here: Path, monkeypatch):
+    failing(monkeypatch, KeyError("x"))
+    monkeypatch.setattr(tempfile, "tempdir", str(here / "none"))
+    outcome = run("spectrum", checkpoint, *FAST)
+    assert outcome.code == 2
+    assert outcome.err == "error: unforeseen, its trace cannot be written: KeyError: 'x'\n"
 
 
 @pytest.mark.parametrize(
@@ -247,14 +267,6 @@ from hessdiag.__main__ import main
 main()
 """
     interrupted(["-c", code], lambda _: None)
-
-
-def test_a_reader_that_leaves_gives_no_verdict(run: Run, checkpoint: Path, monkeypatch):
-    """Exit code 1 is the gate's; a closed pipe is a failure like any other."""
-    monkeypatch.setattr(sys, "stdout", sys.stdout)  # typer replaces it
-    monkeypatch.setattr(sys, "stderr", sys.stderr)
-    failing(monkeypatch, BrokenPipeError(32, "Broken pipe"))
-    assert run("spectrum", checkpoint, *FAST, "--json", "-").code in (2, 141)
 
 
 # --- hostile names -----------------------------------------------------------------------------
