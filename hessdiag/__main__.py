@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
@@ -9,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
 from hessdiag.cli import stdio
 from hessdiag.errors import InputError, Verdict, is_out_of_memory, printable
@@ -28,7 +29,10 @@ def main() -> None:
         try:
             from hessdiag.cli.app import app
 
-            app(prog_name="hessdiag")
+            try:
+                app(prog_name="hessdiag")
+            finally:
+                sys.excepthook = _end  # typer has one of its own
         except InputError as error:
             from hessdiag.cli.options import as_flags
 
@@ -39,7 +43,7 @@ def main() -> None:
             code = done.code or 0 if done.code in (None, 0, INTERRUPTED) else FAILED
         except KeyboardInterrupt:
             code = INTERRUPTED
-        except BaseException as error:
+        except Exception as error:
             code = INTERRUPTED if interrupts else FAILED
             if not interrupts:
                 _explain(error)
@@ -71,6 +75,16 @@ def _explain(error: BaseException) -> None:
     except OSError:
         where = "its trace cannot be written"
     _say(f"error: unforeseen, {where}: {type(error).__name__}: {said}")
+
+
+def _end(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    """Take the place of ``sys.excepthook``, as Python ends with 1 after it, which is a verdict."""
+    try:
+        with stdio.lasting():
+            if not isinstance(error, KeyboardInterrupt):
+                _explain(error)
+    finally:
+        os._exit(INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
 
 
 def _drop(*_: object) -> None:

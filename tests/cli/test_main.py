@@ -132,7 +132,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     [
         *(KeyError("x"), RuntimeError("shape\nmismatch"), RuntimeError(), OSError(5, "odd")),
         *(SystemExit(0), SystemExit(1), SystemExit("x"), EOFError(), BrokenPipeError(32, "x")),
-        *(typer.Exit(0), typer.Abort(), RecursionError("\x1b[31m"), GeneratorExit()),
+        *(typer.Exit(0), typer.Abort(), RecursionError("\x1b[31m")),
     ],
     ids=repr,
 )
@@ -151,6 +151,22 @@ def test_what_nobody_foresaw_is_a_line_and_a_trace_in_a_file(
     assert type(error).__name__ in outcome.err
     assert "Traceback" in trace.read_text()
     assert list(here.iterdir()) == []
+
+
+def test_even_what_passes_all_handlers_is_no_verdict(checkpoint: Path, here: Path):
+    (here / "odd.py").write_text(
+        "from torch import nn\n"
+        "class Odd(BaseException): pass\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self): super().__init__(4, 2)\n"
+        "    def forward(self, x): raise Odd('well')\n"
+    )
+    torch.save(torch.nn.Linear(4, 2).state_dict(), here / "net.pt")
+    np.savez(here / "d.npz", inputs=np.ones((3, 4), np.float32), labels=np.zeros(3, np.int64))
+    args = ("gate", "net.pt", "--max", "loss=1", "--model", "odd:Net", "--data", "d.npz")
+    done = python("-m", "hessdiag", *args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: unforeseen, its trace is in .*: Odd: well\n", done.stderr)
 
 
 def test_a_trace_that_cannot_be_written(run: Run, checkpoint: Path, here: Path, monkeypatch):
