@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from scipy import stats
 from torch import Tensor
 
+from hessdiag.linalg.quadratic_forms import form_interval, square_interval
 from hessdiag.linalg.space import FLAT, Array, Space
 from hessdiag.seeds import stream
 
@@ -61,12 +62,43 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """What one probe v tells of A."""
+class Samples:
+    """What each of k probes told of A, or of the rows of A that belong to a layer.
 
-    quadratic: float
-    squared_norm: float
-    by_layer: list[float]
+    Attributes:
+        quadratic_forms: vᵀAv, of a layer v_lᵀ(Av)_l.
+        squared_norms: ‖Av‖², of a layer ‖(Av)_l‖².
+        layers: by parameter name, or None.
+    """
+
+    quadratic_forms: tuple[float, ...]
+    squared_norms: tuple[float, ...]
+    layers: dict[str, Samples] | None = None
+
+    def trace(self) -> Estimate:
+        """Estimate tr A."""
+        return estimate_mean(np.array(self.quadratic_forms))
+
+    def frobenius_norm(self) -> Estimate:
+        """Estimate ‖A‖_F, the root of the mean of ‖Av‖²; the interval is the root of its own."""
+        square = estimate_mean(np.array(self.squared_norms))
+        value = math.sqrt(square.value)
+        if square.stderr is None or square.ci95 is None:
+            return Estimate(value, None, None, square.num_probes)
+        interval = (math.sqrt(max(square.ci95[0], 0.0)), math.sqrt(square.ci95[1]))
+        stderr = square.stderr / (2 * value) if value else 0.0
+        return Estimate(value, stderr, interval, square.num_probes)
+
+    def trace_interval(self, alpha: float) -> tuple[float, float]:
+        """Bound tr A, wrongly with probability ``alpha`` at most, however few the probes."""
+        forms, squares = np.array(self.quadratic_forms), np.array(self.squared_norms)
+        low, high = form_interval(forms, squares, alpha)
+        return float(low), float(high)
+
+    def norm_interval(self, alpha: float) -> tuple[float, float]:
+        """Bound ‖A‖_F likewise."""
+        low, high = square_interval(np.array(self.squared_norms), alpha)
+        return math.sqrt(max(float(low), 0.0)), math.sqrt(float(high))
 
 
 class TraceSamples:
@@ -83,7 +115,7 @@ class TraceSamples:
     def __init__(self, layers: Mapping[str, slice] | None = None, space: Space = FLAT) -> None:
         self.space = space
         self._layers = dict(layers or {})
-        self._samples: dict[int, _Sample] = {}
+        self._samples: dict[int, list[float]] = {}  # vᵀAv and ‖Av‖², then both of each layer
         self.asymmetry: float | None = None
 
     def __len__(self) -> int:
@@ -100,9 +132,10 @@ class TraceSamples:
         start = len(self) if start is None else start
         dots = self.space.dots
         columns = [dots(probes, products), dots(products, products)]
-        columns += [dots(probes, products, at) for at in self._layers.values()]
+        for at in self._layers.values():
+            columns += [dots(probes, products, at), dots(products, products, at)]
         for index, sample in enumerate(np.array(columns).T.tolist(), start):
-            self._samples[index] = _Sample(sample[0], sample[1], sample[2:])
+            self._samples[index] = sample
         if self.asymmetry is None and len(probes) > 1:
             # vᵀ(Aw) = wᵀ(Av) for a symmetric A; relative to the size of a generic entry
             v, w, (_, second) = probes[:1], probes[1:2], products[:2].split(1)
@@ -110,36 +143,25 @@ class TraceSamples:
             scale = math.sqrt(float(dots(v, v)[0] * dots(second, second)[0]))
             self.asymmetry = abs(difference) / scale if scale else 0.0
 
-    def quadratic_forms(self) -> Array:
-        """Give ``vᵀAv`` ``(k,)`` in the order of the probes."""
-        return np.array([sample.quadratic for sample in self._ordered()])
+    def freeze(self) -> Samples:
+        """Give the samples in the order of the probes, as a value."""
+        columns = zip(*(self._samples[index] for index in sorted(self._samples)), strict=True)
+        forms, squares, *rest = columns if self._samples else ((), ())
+        layers = zip(self._layers, zip(rest[::2], rest[1::2], strict=True), strict=True)
+        named = {name: Samples(*both) for name, both in layers} if self._samples else {}
+        return Samples(forms, squares, named or None)
 
-    def squared_norms(self) -> Array:
-        """Give ``‖Av‖²`` ``(k,)`` in the order of the probes."""
-        return np.array([sample.squared_norm for sample in self._ordered()])
-
-    def trace(self, confidence: float = 0.95) -> Estimate:
+    def trace(self) -> Estimate:
         """Estimate tr A."""
-        return estimate_mean(self.quadratic_forms(), confidence)
+        return self.freeze().trace()
 
-    def frobenius_norm(self, confidence: float = 0.95) -> Estimate:
-        """Estimate ‖A‖_F, the root of the mean of ‖Av‖²; the interval is the root of its own."""
-        square = estimate_mean(self.squared_norms(), confidence)
-        value = math.sqrt(square.value)
-        if square.stderr is None or square.ci95 is None:
-            return Estimate(value, None, None, square.num_probes)
-        interval = (math.sqrt(max(square.ci95[0], 0.0)), math.sqrt(square.ci95[1]))
-        stderr = square.stderr / (2 * value) if value else 0.0
-        return Estimate(value, stderr, interval, square.num_probes)
+    def frobenius_norm(self) -> Estimate:
+        """Estimate ‖A‖_F."""
+        return self.freeze().frobenius_norm()
 
-    def layer_traces(self, confidence: float = 0.95) -> dict[str, Estimate]:
+    def layer_traces(self) -> dict[str, Estimate]:
         """Estimate the trace of each layer's diagonal block."""
-        columns = np.array([sample.by_layer for sample in self._ordered()]).T
-        named = zip(self._layers, columns, strict=True)
-        return {name: estimate_mean(column, confidence) for name, column in named}
-
-    def _ordered(self) -> list[_Sample]:
-        return [self._samples[index] for index in sorted(self._samples)]
+        return {name: layer.trace() for name, layer in (self.freeze().layers or {}).items()}
 
 
 def hutchinson(
@@ -180,7 +202,9 @@ def estimate_mean(samples: Array, confidence: float = 0.95) -> Estimate:
 
     Quadratic forms of probes are skewed like χ², so Student's interval covers too seldom (88 %
     instead of 95 % with 16 probes of a rank-one matrix). The interval is therefore Student's,
-    pulled back through Hall's monotone transformation, which removes the skewness.
+    pulled back through Hall's monotone transformation, which removes the skewness. At confidences
+    above 95 % that holds no longer: where one is asked for, the interval is that of
+    :func:`hessdiag.linalg.quadratic_forms.form_interval`, infinite for few samples.
 
     Source: Hall (1992), J. R. Statist. Soc. B 54, 221-228, the cubic transformation.
     """
@@ -190,6 +214,9 @@ def estimate_mean(samples: Array, confidence: float = 0.95) -> Estimate:
         return Estimate(value, None, None, count)
     deviation = float(np.std(samples, ddof=1))
     stderr = deviation / math.sqrt(count)
+    if confidence > 0.95:
+        low, high = form_interval(samples, None, 1 - confidence)
+        return Estimate(value, stderr, (float(low), float(high)), count)
     quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1)) / math.sqrt(count)
     constant = deviation <= 1e-14 * abs(value)  # rounding: no skewness to speak of
     skew = float(stats.skew(samples, bias=False)) if count > 2 and not constant else 0.0
