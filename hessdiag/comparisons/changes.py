@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from hessdiag.linalg.lanczos import RitzValue
-from hessdiag.linalg.trace import Estimate, TraceSamples, estimate_mean
+from hessdiag.linalg.trace import Estimate, Samples, estimate_mean
+from hessdiag.metrics.norm_ratio import linearised_norm
 from hessdiag.spectra.spectrum_result import Part
 
 Array = NDArray[np.float64]
@@ -61,20 +62,21 @@ class Overlap:
     converged: bool
 
 
-def paired_trace(a: TraceSamples, b: TraceSamples) -> Change:
+def paired_trace(a: Samples, b: Samples) -> Change:
     """Compare traces by ``vᵀBv − vᵀAv``, probe by probe."""
-    difference = estimate_mean(b.quadratic_forms() - a.quadratic_forms())
+    difference = estimate_mean(np.subtract(b.quadratic_forms, a.quadratic_forms))
     return _sampled(a.trace(), b.trace(), difference)
 
 
-def paired_norm(a: TraceSamples, b: TraceSamples) -> Change:
+def paired_norm(a: Samples, b: Samples) -> Change:
     """Compare Frobenius norms by the delta method, probe by probe.
 
     The norm is the root of the mean of ``‖Av‖²``; the difference is that of both roots to first
     order in each probe's sample, and exact in the mean. Its interval leaves the roots' curvature
     out: it covers the truth at least nine times in ten with 16 probes, 92 to 95 % with 64.
     """
-    difference = estimate_mean(_linearised_norm(b) - _linearised_norm(a))
+    expanded = [linearised_norm(of.squared_norms) for of in (a, b)]
+    difference = estimate_mean(expanded[1] - expanded[0])
     return _sampled(a.frobenius_norm(), b.frobenius_norm(), difference)
 
 
@@ -126,10 +128,3 @@ def overlap(a: Part, b: Part) -> Overlap | None:
 
 def _sampled(a: Estimate, b: Estimate, difference: Estimate) -> Change:
     return Change(a, b, difference.value, difference.stderr, difference.ci95)
-
-
-def _linearised_norm(samples: TraceSamples) -> Array:
-    """Expand ``√x`` about the mean m of the samples x: ``√m + (x − m)/(2√m)``."""
-    squares = samples.squared_norms()
-    root = math.sqrt(float(squares.mean()))
-    return (squares / root + root) / 2 if root else squares

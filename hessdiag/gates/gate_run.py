@@ -13,14 +13,16 @@ from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.errors import InputError
 from hessdiag.gates import readings as stored
 from hessdiag.gates.limits import Limit, from_table
-from hessdiag.gates.readings import Missing
 from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest
 from hessdiag.gates.verdicts import FAIL, Finding, judge, overall
-from hessdiag.metrics import spectrum_metrics as metrics
-from hessdiag.metrics.spectrum_metrics import Metric, Reading
+from hessdiag.metrics import metric_table
+from hessdiag.metrics.metric import Metric, Missing
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.sparsities.sparsity_run import sparsity
-from hessdiag.spectra.spectrum_result import Report
 from hessdiag.spectra.spectrum_run import Progress, spectrum
+
+BASELINE_PROBES = 256
+"""Probes where no limits are set: a baseline has to be worth comparing with."""
 
 Limits = Sequence[Limit] | Mapping[str, Any]
 
@@ -74,10 +76,10 @@ def gate(
 ) -> GateReport:
     """Measure what the limits need, with probes until each limit is decided or a budget is spent.
 
-    With probability ``confidence`` no conclusive verdict on a sampled metric is wrong, the repeated
-    looks included; see :class:`hessdiag.gates.sequential.SequentialTest`. An eigenvalue is known
-    within its residual bound, which more probes do not narrow; loss, accuracy and sparsity are
-    exact on the data.
+    With probability ``confidence`` no conclusive verdict on a sampled metric is wrong, whatever
+    the matrix and however few its probes, the repeated looks included; see
+    :class:`hessdiag.gates.sequential.SequentialTest`. An eigenvalue is known within its residual
+    bound, which more probes do not narrow; loss, accuracy and sparsity are exact on the data.
 
     Cost: that of :func:`hessdiag.spectrum` for the parts, eigenvalues and probes needed.
 
@@ -85,7 +87,8 @@ def gate(
         model: any ``nn.Module`` from a batch to one tensor; nothing of it is changed.
         batches: any iterable of (x, y), the same examples each time.
         limits: as ``{"max": {"hessian.trace": 120}, "min": {"accuracy": 0.95}, "max-increase":
-            {"nme.frobenius_norm": "10%"}}``, or as Limit; none takes readings only.
+            {"nme.frobenius_norm": "10%"}}``, or as Limit; none takes
+            readings only, with 256 probes.
         baseline: report, or path of one, that increases are counted from.
         confidence: 1 − α, in (0, 1).
         max_probes: budget, at least 32.
@@ -107,40 +110,49 @@ def gate(
         raise InputError("max_seconds is out of range", got=max_seconds, wanted="at least 0")
     bases = _bases(chosen, baseline, confidence)
     decomposition = Decomposition(model, batches, **network)
-    wanted, known = _sort(
-        [limit.metric for limit in chosen] or metrics.NAMES, decomposition.layout.slices
-    )
-    if any(name.startswith("sparsity.") for name in known):
+    wanted = {
+        name: metric_table.parse(name)
+        for name in dict.fromkeys([limit.metric for limit in chosen] or metric_table.NAMES)
+    }
+    known: dict[str, Reading | Missing] = {}
+    for name, metric in wanted.items():
+        if metric.source == "perturbation":
+            known[name] = Missing("the gate does not measure it; give it a report")
+        elif metric.layer is not None and metric.layer not in decomposition.layout.slices:
+            known[name] = Missing("there is no such parameter")
+    sparse = {name: metric for name, metric in wanted.items() if metric.source == "sparsity"}
+    if sparse:
         total = sparsity(model, batches, **network).total
-        known["sparsity.nonzero"] = Reading(total.nonzero)
-        known["sparsity.above"] = Reading(total.above)
+        known |= {name: metric.read(total) for name, metric in sparse.items()}
+    spectral = {name: metric for name, metric in wanted.items() if name not in known}
+    sampled = {name: metric for name, metric in spectral.items() if metric.is_sampled}
+    others = {name: metric for name, metric in spectral.items() if not metric.is_sampled}
 
     test = SequentialTest(
         [
             (limit, base)
             for limit in chosen
-            if limit.metric in wanted and wanted[limit.metric].is_sampled
+            if limit.metric in sampled
             if not isinstance(base := bases.get(limit), Missing)
         ],
         confidence=confidence,
         max_probes=max_probes,
-        is_late=lambda: max_seconds is not None and time.perf_counter() - began >= max_seconds,
+        is_late=None if max_seconds is None else lambda: time.perf_counter() - began >= max_seconds,
     )
-    sampled = {name: metric for name, metric in wanted.items() if metric.is_sampled}
-    others = {name: metric for name, metric in wanted.items() if not metric.is_sampled}
+    first = FIRST_LOOK if chosen else min(BASELINE_PROBES, max_probes)
     # one run each, so that parts of which traces alone are wanted take no Lanczos steps
     runs: list[tuple[dict[str, Metric], dict[str, Any]]] = [
         (others, {"num_probes": 1}),
-        (sampled, {"num_probes": FIRST_LOOK, "max_probes": max_probes, "enough": test}),
+        (sampled, {"num_probes": first, "max_probes": max_probes, "enough": test}),
     ]
     num_probes, num_samples = 0, None
     for group, options in runs:
         if group:
-            options |= metrics.settings(group.values())
+            options |= metric_table.settings(group.values())
             report = spectrum(
                 model, batches, seed=seed, on_progress=on_progress, **options, **network
             )
-            known |= {name: _measured(report, metric) for name, metric in group.items()}
+            known |= {name: metric.read(report) for name, metric in group.items()}
             num_probes = max(part.trace.num_probes for part in report.parts.values())
             num_samples = report.num_samples
     return GateReport(
@@ -170,8 +182,9 @@ def review(
 ) -> GateReport:
     """Hold a stored report against limits; nothing is measured.
 
-    The α of ``confidence`` is shared evenly by the sampled metrics, and the stored 95 % intervals
-    are stretched to it: see :meth:`hessdiag.metrics.spectrum_metrics.Reading.interval`.
+    The α of ``confidence`` is shared evenly by the limits on sampled metrics, whose intervals come
+    from the samples that reports keep, as in :func:`gate`. Reports of hessdiag 0.1 keep none: they
+    decide nothing about such metrics.
 
     Args:
         report: of a spectrum, a sparsity, a run of training or a gate, as loaded.
@@ -220,23 +233,6 @@ def _bases(
     return {limit: stored.read(report, limit.metric) for limit in increases}
 
 
-def _sort(
-    names: Iterable[str], parameters: Iterable[str]
-) -> tuple[dict[str, Metric], dict[str, Reading | Missing]]:
-    """Tell the metrics that a spectrum of these parameters holds from those it does not."""
-    wanted: dict[str, Metric] = {}
-    others: dict[str, Reading | Missing] = {}
-    for name in dict.fromkeys(names):
-        metric = metrics.parse(name)
-        if metric is None:
-            others[name] = Missing("the gate does not measure it; give it a report")
-        elif metric.layer is not None and metric.layer not in parameters:
-            others[name] = Missing("there is no such parameter")
-        else:
-            wanted[name] = metric
-    return wanted, others
-
-
 def _finding(
     limit: Limit, reading: Reading | Missing, base: Reading | Missing | None, alpha: float
 ) -> Finding:
@@ -245,12 +241,8 @@ def _finding(
         return Finding(limit, FAIL, f"it is missing: {reading.reason}")
     if isinstance(base, Missing):
         return Finding(limit, FAIL, f"it is missing in the baseline: {base.reason}", reading)
+    metric = limit.parsed
     if base is None:
-        return judge(limit, reading, reading.interval(1 - alpha))
-    level = alpha / 2
-    return judge(limit, reading, reading.interval(1 - level), base, base.interval(1 - level))
-
-
-def _measured(report: Report, metric: Metric) -> Reading | Missing:
-    reason = "the targets are not classes" if metric.quantity == "accuracy" else "‖G‖_F is 0"
-    return metrics.read(report, metric) or Missing(reason)
+        return judge(limit, reading, metric.interval(reading, 1 - alpha))
+    now, before = (metric.interval(of, 1 - alpha / 2) for of in (reading, base))
+    return judge(limit, reading, now, base, before)

@@ -11,14 +11,10 @@ from typing import Any
 
 from hessdiag import files
 from hessdiag.errors import InputError, unknown
-from hessdiag.metrics import spectrum_metrics as metrics
+from hessdiag.metrics import metric_table
+from hessdiag.metrics.metric import Metric
 
 KINDS = ("max", "min", "max-increase")
-OTHER_METRICS = (
-    *("sparsity.nonzero", "sparsity.above"),
-    *("perturbation.gap", "perturbation.trace"),
-)
-"""Metrics that are not of a spectrum; the latter two are in reports of training alone."""
 _FILES = ("hessdiag.toml", "pyproject.toml")
 _SETTINGS: dict[str, type | tuple[type, ...]] = {
     "baseline": str,
@@ -47,9 +43,7 @@ class Limit:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown("kind of limit", self.kind, KINDS)
-        if self.metric not in OTHER_METRICS and metrics.parse(self.metric) is None:
-            known = (*metrics.NAMES, *OTHER_METRICS)
-            raise unknown("metric", self.metric, known, hint=metrics.FORMS)
+        metric_table.parse(self.metric)
         if not math.isfinite(self.bound):
             raise InputError(f"the limit of {self.metric} is not finite", got=self.bound)
         if self.relative and self.kind != "max-increase":
@@ -58,6 +52,11 @@ class Limit:
                 got=f"{self.kind} {self.bound:.6g} as a share",
                 wanted=f"a plain number, or {self.metric} in max-increase",
             )
+
+    @property
+    def parsed(self) -> Metric:
+        """The metric in the table of all."""
+        return metric_table.parse(self.metric)
 
     @property
     def text(self) -> str:
@@ -140,8 +139,7 @@ def find(path: str | None = None, folder: str = ".") -> Config:
 
 def override(limits: Iterable[Limit], by: Iterable[Limit]) -> tuple[Limit, ...]:
     """Let limits replace those of the same kind on the same metric, and join the others."""
-    merged = {(limit.kind, metrics.parse(limit.metric) or limit.metric): limit for limit in limits}
-    merged |= {(limit.kind, metrics.parse(limit.metric) or limit.metric): limit for limit in by}
+    merged = {(limit.kind, limit.parsed.name): limit for limit in (*limits, *by)}
     return tuple(merged.values())
 
 

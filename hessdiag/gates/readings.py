@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from hessdiag import files
 from hessdiag.errors import InputError, unknown
-from hessdiag.metrics import spectrum_metrics as metrics
-from hessdiag.metrics.spectrum_metrics import Interval, Metric, Reading
+from hessdiag.linalg.trace import Estimate, Samples
+from hessdiag.metrics import metric_table
+from hessdiag.metrics.metric import Interval, Metric, Missing
+from hessdiag.metrics.metric_reading import Reading
+from hessdiag.metrics.norm_ratio import independent_ratio
 
 SPECTRUM, SPARSITY, TRAIN, GATE = (
     f"hessdiag.{kind}/1" for kind in ("spectrum", "sparsity", "train", "gate")
 )
 """Schemas of the reports that metrics are read from."""
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A metric that a report does not hold, and why it is thought so."""
-
-    reason: str
 
 
 def load(path: str, kind: str = "report") -> dict[str, Any]:
@@ -57,30 +53,58 @@ def read(report: dict[str, Any], name: str) -> Reading | Missing:
         return _of_training(report, name)
     if report["schema"] == GATE:
         return _among(_at(report, "readings"), name)
-    metric = metrics.parse(name)
-    if metric is None:
+    metric = metric_table.parse(name)
+    if metric.source != "spectrum":
         return Missing("a report of a spectrum holds no such metric")
     return _of_spectrum(report, metric)
 
 
+_PLACES = {
+    "loss": ("loss", "value"),
+    "accuracy": ("loss", "accuracy"),
+    "gradient.norm": ("gradient", "norm"),
+}
+
+
 def _of_spectrum(report: dict[str, Any], metric: Metric) -> Reading | Missing:
-    if metric.quantity == "nme_to_gn":
-        norms = [_reading(_at(report, "parts", part, "frobenius_norm")) for part in metric.parts]
-        for part, norm in zip(metric.parts, norms, strict=True):
-            if isinstance(norm, Missing):
-                return Missing(f"{part}.frobenius_norm: {norm.reason}")
-        nme, gn = (norm for norm in norms if isinstance(norm, Reading))
-        return metrics.ratio(nme, gn) or Missing("the Gauss-Newton part is zero")
-    if not metric.parts:
-        place = ("gradient", "norm") if metric.quantity == "gradient_norm" else ("loss", "value")
-        place = ("loss", "accuracy") if metric.quantity == "accuracy" else place
-        return _reading(_at(report, *place))
-    part = _at(report, "parts", metric.parts[0])
-    if metric.layer is not None:
-        return _reading(_at(part, "layers", metric.layer, "trace"))
-    if metric.is_eigenvalue:
-        return _reading(_at(part, metric.quantity, metric.index))
-    return _reading(_at(part, metric.quantity))
+    if metric.name in _PLACES:
+        return _reading(_at(report, *_PLACES[metric.name]))
+    parts = {part: _at(report, "parts", part) for part in metric.parts}
+    if metric.name == "nme_to_gn":
+        found = _ratio(parts)
+    elif metric.layer is not None:
+        found = _reading(_at(*parts.values(), "layers", metric.layer, "trace"))
+    else:
+        _, quantity, *place = metric.name.split(".")
+        found = _reading(_at(*parts.values(), quantity, *map(int, place)))
+    if isinstance(found, Missing) or not metric.is_sampled:
+        return found
+    layer = () if metric.layer is None else ("layers", metric.layer)
+    samples = {name: _samples(_at(part, "samples", *layer)) for name, part in parts.items()}
+    known = {name: of for name, of in samples.items() if of is not None}
+    return dataclasses.replace(found, samples=known if len(known) == len(samples) else None)
+
+
+def _ratio(parts: dict[str, Any]) -> Reading | Missing:
+    norms: list[Estimate] = []
+    for part, raw in parts.items():
+        norm = _reading(_at(raw, "frobenius_norm"))
+        if isinstance(norm, Missing):
+            return Missing(f"{part}.frobenius_norm: {norm.reason}")
+        norms.append(Estimate(norm.value, norm.error, norm.ci95, norm.num_probes or 1))
+    if norms[1].value == 0:
+        return Missing("the Gauss-Newton part is zero")
+    return Reading.of(independent_ratio(*norms))
+
+
+def _samples(raw: Any) -> Samples | None:
+    """Take over what the probes told; None where it is not kept, or damaged."""
+    columns = [_at(raw, key) for key in ("quadratic_forms", "squared_norms")]
+    if not all(isinstance(column, list) and all(map(_is_number, column)) for column in columns):
+        return None
+    forms, squares = (tuple(map(float, column)) for column in columns)
+    sound = len(forms) == len(squares) > 0 and min(squares) >= 0
+    return Samples(forms, squares) if sound else None
 
 
 def _of_sparsity(report: dict[str, Any], name: str) -> Reading | Missing:
@@ -105,11 +129,18 @@ def _of_training(report: dict[str, Any], name: str) -> Reading | Missing:
 
 def _among(readings: Any, name: str) -> Reading | Missing:
     """Find a metric by any of its names."""
-    wanted = metrics.parse(name) or name
+    wanted = metric_table.parse(name)
     if isinstance(readings, dict):
         for other, entry in readings.items():
-            if (metrics.parse(other) or other) == wanted:
-                return _reading(entry)
+            metric = metric_table.find(str(other))
+            if metric is not None and metric.name == wanted.name:
+                found = _reading(entry)
+                if isinstance(found, Missing) or not metric.is_sampled:
+                    return found
+                samples = {part: _samples(_at(entry, "samples", part)) for part in metric.parts}
+                known = {part: of for part, of in samples.items() if of is not None}
+                complete = len(known) == len(samples)
+                return dataclasses.replace(found, samples=known if complete else None)
     return Missing("it was not measured")
 
 

@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from hessdiag.gates.limits import Limit
 from hessdiag.gates.verdicts import INCONCLUSIVE, Finding, judge
-from hessdiag.linalg.trace import TraceSamples
-from hessdiag.metrics import spectrum_metrics as metrics
-from hessdiag.metrics.spectrum_metrics import Interval, Metric, Reading
+from hessdiag.linalg.trace import Estimate, Samples, TraceSamples
+from hessdiag.metrics.metric import Missing
+from hessdiag.metrics.metric_reading import Reading
 
 FIRST_LOOK = 32
-"""Probes before the first look. Fewer may all have missed what is rare, and at small levels their
-interval then covers too seldom: of gates at 95 % whose metric lies on the limit, 11 % are wrong if
-they first look at 16 probes of a rank-one matrix with four equal entries, 1.6 % if at 32."""
+"""Probes before the first look, at least; see :func:`first_look`."""
 
-Samples = Mapping[str, TraceSamples]
+
+@dataclass(frozen=True)
+class Sampled:
+    """A part of which nothing is known but samples, as metrics read it."""
+
+    samples: Samples
+
+    @functools.cached_property
+    def trace(self) -> Estimate:
+        """Estimate tr A."""
+        return self.samples.trace()
+
+    @functools.cached_property
+    def frobenius_norm(self) -> Estimate:
+        """Estimate ‖A‖_F."""
+        return self.samples.frobenius_norm()
+
+    @functools.cached_property
+    def layers(self) -> dict[str, Estimate]:
+        """Estimate the layers' traces."""
+        return {name: layer.trace() for name, layer in (self.samples.layers or {}).items()}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of the parts at one look."""
+
+    parts: Mapping[str, Sampled]
 
 
 class SequentialTest:
     """Looks at sampled limits after 32, 64, 128, … probes, until each is decided.
 
-    With M limits, look j at a limit takes the interval of level ``α/(M j(j+1))``. These levels sum
-    to ``α/M`` over all looks, hence to α over all limits: however long the gate goes on, the chance
-    that any of its intervals misses its metric, and so that any of its verdicts is wrong, is at
-    most α (union bound). It holds as far as each interval's own coverage does, which is that of
-    :func:`hessdiag.linalg.trace.estimate_mean`. Of a limit on an increase, half of each level
-    belongs to the baseline's interval.
+    The α is shared evenly by the limits and, of each, by all looks that the budget allows; the
+    intervals of a look miss their metric with the chance they promise, however few the probes (see
+    :mod:`hessdiag.linalg.quadratic_forms`). So the chance that any conclusive verdict is wrong is
+    at most α (union bound). Of a limit on an increase, half of each level belongs to the baseline.
 
     Args:
         limits: on sampled metrics, each with its metric in the baseline if it needs one.
         confidence: 1 − α.
         max_probes: when this many are taken, the last look is made.
-        is_late: says whether the time is spent; then the last look is made as well.
+        is_late: says whether the time is spent, upon which the last look is made as well; None
+            where time does not matter.
     """
 
     def __init__(
@@ -42,82 +68,59 @@ class SequentialTest:
         *,
         confidence: float,
         max_probes: int,
-        is_late: Callable[[], bool] = lambda: False,
+        is_late: Callable[[], bool] | None = None,
     ) -> None:
-        self.alpha = (1 - confidence) / max(len(limits), 1)
-        self.max_probes, self.is_late = max_probes, is_late
+        share = (1 - confidence) / max(len(limits), 1)
+        self.first, self.max_probes, self.is_late = first_look(share), max_probes, is_late
+        doublings = math.ceil(math.log2(max(max_probes / self.first, 1)))
+        self.num_looks = doublings + 1 + (is_late is not None)
+        self.alpha = share / self.num_looks
         self.findings: dict[Limit, Finding] = {}
         self._baselines = dict(limits)
-        self._num_looks = dict.fromkeys(self._baselines, 0)
-        self._num_probes = dict.fromkeys(self._baselines, 0)
+        self._looks = dict.fromkeys(self._baselines, 0)
+        self._seen = dict.fromkeys(self._baselines, 0)
 
-    def __call__(self, part: str, samples: Samples) -> bool:
+    def __call__(self, part: str, samples: Mapping[str, TraceSamples]) -> bool:
         """Look at the limits whose turn it is; tell whether ``part`` has been sampled enough."""
-        late = self.is_late()
-        open_limits = [limit for limit in self._baselines if not self._is_decided(limit)]
-        for limit in open_limits:
-            known = min(len(samples[part]) for part in _metric(limit).parts)
-            due = known >= FIRST_LOOK << self._num_looks[limit] or known >= self.max_probes or late
-            if due and known > self._num_probes[limit]:
-                self._num_probes[limit] = known
-                self._look(limit, samples)
-        waiting = {
-            part
-            for limit in open_limits
-            if not self._is_decided(limit)
-            for part in _metric(limit).parts
-        }
+        late = self.is_late is not None and self.is_late()
+        due = [limit for limit in self._open() if self._is_due(limit, samples, late=late)]
+        if due:
+            wanted = {name for limit in due for name in limit.parsed.parts}
+            look = Look({name: Sampled(samples[name].freeze()) for name in wanted})
+            for limit in due:
+                self._look(limit, look)
+        waiting = {name for limit in self._open() for name in limit.parsed.parts}
         return late or part not in waiting
 
-    def _is_decided(self, limit: Limit) -> bool:
-        return limit in self.findings and self.findings[limit].verdict != INCONCLUSIVE
+    def _open(self) -> list[Limit]:
+        return [
+            limit
+            for limit in self._baselines
+            if limit not in self.findings or self.findings[limit].verdict == INCONCLUSIVE
+        ]
 
-    def _look(self, limit: Limit, samples: Samples) -> None:
-        self._num_looks[limit] += 1
-        look, baseline = self._num_looks[limit], self._baselines[limit]
-        level, other = self.alpha, None
-        if baseline is not None:
-            level = self.alpha / 2
-            other = baseline.interval(1 - level)
-        reading, interval = estimate(samples, _metric(limit), 1 - level / (look * (look + 1)))
-        if reading is not None:
-            self.findings[limit] = judge(limit, reading, interval, baseline, other)
+    def _is_due(self, limit: Limit, samples: Mapping[str, TraceSamples], *, late: bool) -> bool:
+        known = min(len(samples[part]) for part in limit.parsed.parts)
+        if known <= self._seen[limit] or self._looks[limit] == self.num_looks:
+            return False
+        return late or known >= min(self.first << self._looks[limit], self.max_probes)
 
-
-def estimate(
-    samples: Samples, metric: Metric, confidence: float
-) -> tuple[Reading | None, Interval]:
-    """Estimate a sampled metric, and the interval that holds it with ``confidence``.
-
-    Args:
-        samples: of all parts that the metric needs.
-        metric: a trace, a Frobenius norm, a layer's trace, or the ratio ``nme_to_gn``.
-        confidence: two-sided; for the ratio, the intervals of both norms share what is left of it.
-
-    Returns:
-        The reading, None for a ratio whose denominator is zero; and the interval.
-    """
-    if metric.quantity == "nme_to_gn":
-        half = (1 + confidence) / 2
-        (nme, above), (gn, below) = (_norm(samples[part], half) for part in metric.parts)
-        found = metrics.ratio(nme, gn)
-        return found, (-math.inf, math.inf) if found is None else metrics.quotient(above, below)
-    sampled = samples[metric.parts[0]]
-    if metric.quantity == "frobenius_norm":
-        return _norm(sampled, confidence)
-    if metric.layer is not None:
-        reading, wide = (sampled.layer_traces(c)[metric.layer] for c in (0.95, confidence))
-    else:
-        reading, wide = sampled.trace(), sampled.trace(confidence)
-    return Reading.of(reading), wide.ci95 or (-math.inf, math.inf)
+    def _look(self, limit: Limit, look: Look) -> None:
+        metric, baseline = limit.parsed, self._baselines[limit]
+        self._looks[limit] += 1
+        self._seen[limit] = min(len(look.parts[part].samples) for part in metric.parts)
+        reading = metric.read(look)
+        if isinstance(reading, Missing):
+            return
+        if baseline is None:
+            interval = metric.interval(reading, 1 - self.alpha)
+            self.findings[limit] = judge(limit, reading, interval)
+        else:
+            known, before = (metric.interval(of, 1 - self.alpha / 2) for of in (reading, baseline))
+            self.findings[limit] = judge(limit, reading, known, baseline, before)
 
 
-def _norm(samples: TraceSamples, confidence: float) -> tuple[Reading, Interval]:
-    wide = samples.frobenius_norm(confidence)
-    return Reading.of(samples.frobenius_norm()), wide.ci95 or (-math.inf, math.inf)
-
-
-def _metric(limit: Limit) -> Metric:
-    metric = metrics.parse(limit.metric)
-    assert metric is not None
-    return metric
+def first_look(alpha: float) -> int:
+    """Choose the probes before the first look: as many as tell anything at level ``alpha``."""
+    least = 6 * math.log(1 / alpha)
+    return FIRST_LOOK << max(0, math.ceil(math.log2(least / FIRST_LOOK)))

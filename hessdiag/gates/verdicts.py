@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hessdiag.gates.limits import Limit
-from hessdiag.metrics.spectrum_metrics import Interval, Reading
+from hessdiag.metrics.metric import Interval
+from hessdiag.metrics.metric_reading import Reading
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 
@@ -63,7 +64,13 @@ def judge(
     if limit.kind == "min":
         kept, broken = low >= limit.bound, high < limit.bound
     verdict = PASS if kept else FAIL if broken else INCONCLUSIVE
-    return Finding(limit, verdict, _reason(limit, interval, verdict), reading, interval, baseline)
+    reason = _reason(limit, interval, verdict)
+    known = (reading, baseline)
+    if not all(map(math.isfinite, interval)) and any(of and of.lost_its_samples for of in known):
+        reason = (
+            "the report does not keep what its probes told, so nothing is certain: measure anew"
+        )
+    return Finding(limit, verdict, reason, reading, interval, baseline)
 
 
 def overall(findings: Iterable[Finding]) -> str:

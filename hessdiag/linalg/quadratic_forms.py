@@ -36,7 +36,7 @@ Ends = tuple[Array, Array]
 _PAIRED_KURTOSIS = 9.0  # of (x − y)/√2 for independent forms x, y: (15 + 3)/2
 _SQUARES_RATIO = 3.0  # of the second moment of ‖Av‖² to its squared mean
 _PRIOR_WEIGHT = 4  # samples that the first guess of a variance counts as
-_HALVINGS = 44
+_DOUBLINGS, _HALVINGS = 60, 44
 
 
 def form_interval(forms: Array, squares: Array | None, alpha: float) -> Ends:
@@ -158,14 +158,14 @@ def _bet(samples: Array, stakes: Array, variance: Array, alpha: float) -> Ends:
             z = np.maximum(stakes * (arm[..., None] - centred), -1.5)
             return np.log1p(z + z * z / 3).sum(-1) > taxes
 
-        inner, outer = np.zeros_like(mean), np.where(spread > 0, spread, 0.0)
-        for _ in range(60):
-            short = ~refuted(outer) & (spread > 0)
-            if not short.any():
-                break
+        inner, outer = np.zeros_like(mean), spread
+        for _ in range(_DOUBLINGS):
+            short = ~refuted(outer)
             inner, outer = np.where(short, outer, inner), np.where(short, 2 * outer, outer)
+            if not np.any(short & (spread > 0)):
+                break
         else:
-            outer = np.where(short, math.inf, outer)
+            outer = np.full_like(mean, math.inf)
         for _ in range(_HALVINGS):
             middle = (inner + outer) / 2
             far = refuted(middle)

@@ -41,6 +41,12 @@ class Estimate(Struct, frozen=True):
             return 0.0 if self.ci95 == (0.0, 0.0) else math.inf
         return (self.ci95[1] - self.ci95[0]) / (2 * abs(self.value))
 
+    def times(self, factor: float) -> Estimate:
+        """Multiply by a number above 0."""
+        stderr = None if self.stderr is None else factor * self.stderr
+        ci95 = self.ci95 and (factor * self.ci95[0], factor * self.ci95[1])
+        return Estimate(factor * self.value, stderr, ci95, self.num_probes)
+
 
 class Probes:
     """An endless, reproducible sequence of Rademacher probes (entries ±1, each with chance 1/2).
@@ -61,8 +67,7 @@ class Probes:
         return rows
 
 
-@dataclass(frozen=True)
-class Samples:
+class Samples(Struct, frozen=True):
     """What each of k probes told of A, or of the rows of A that belong to a layer.
 
     Attributes:
@@ -74,6 +79,14 @@ class Samples:
     quadratic_forms: tuple[float, ...]
     squared_norms: tuple[float, ...]
     layers: dict[str, Samples] | None = None
+
+    def __post_init__(self) -> None:
+        sound = len(self.quadratic_forms) == len(self.squared_norms)
+        if not sound or min(self.squared_norms, default=0.0) < 0:
+            raise ValueError("samples are not a form and a squared norm a probe")
+
+    def __len__(self) -> int:
+        return len(self.quadratic_forms)
 
     def trace(self) -> Estimate:
         """Estimate tr A."""

@@ -16,7 +16,7 @@ from hessdiag.codec import Count
 from hessdiag.errors import InputError, unknown
 from hessdiag.linalg.density import Density
 from hessdiag.linalg.lanczos import RitzValue
-from hessdiag.linalg.trace import Estimate, TraceSamples
+from hessdiag.linalg.trace import Estimate, Samples
 from hessdiag.metadata import Provenance
 from hessdiag.parts import PARTS
 from hessdiag.results import Measured
@@ -76,7 +76,7 @@ class Part(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
         bottom: smallest eigenvalues, the most negative first.
         density: spectral density, or None.
         blocks: each layer's diagonal block by parameter name, or None.
-        samples: what each probe told; None in a report read from a file.
+        samples: what each probe told; None in a report of hessdiag 0.1.
         eigenvectors: ``(top_k, n)`` unit eigenvectors of ``top``; None where not asked for, and in
             a report read from a file.
     """
@@ -87,26 +87,22 @@ class Part(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     bottom: tuple[RitzValue, ...]
     density: Density | None = None
     blocks: dict[str, Layer] | None = msgspec.field(name="layers", default=None)
+    samples: Samples | None = None
 
     def __post_init__(self) -> None:
         density = self.density
         if density is not None and not len(density.nodes) == len(density.weights) > 0:
             raise InputError("a density has no nodes, or not a weight for each")
 
-    def keeping(self, samples: TraceSamples | None, eigenvectors: Tensor | None) -> Self:
+    def keeping(self, eigenvectors: Tensor | None) -> Self:
         """Keep in memory what is no part of the JSON."""
-        force_setattr(self, "_kept", (samples, eigenvectors))
+        force_setattr(self, "_kept", eigenvectors)
         return self
-
-    @property
-    def samples(self) -> TraceSamples | None:
-        """What each probe told."""
-        return self.__dict__.get("_kept", (None, None))[0]
 
     @property
     def eigenvectors(self) -> Tensor | None:
         """Unit eigenvectors of ``top``."""
-        return self.__dict__.get("_kept", (None, None))[1]
+        return self.__dict__.get("_kept")
 
     @property
     def layers(self) -> dict[str, Estimate] | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -224,7 +225,7 @@ def _finite_radius(
         settings.finite_radius,
         on_pass=progress.completed,
     )
-    pointwise = samples.quadratic_forms()[: settings.num_probes]
+    pointwise = np.array(samples.freeze().quadratic_forms[: settings.num_probes])
     trace = estimate_mean(secants)
     return FiniteRadius(
         radius=settings.finite_radius,
@@ -280,7 +281,8 @@ def _part(
         bottom=spectral.bottom if spectral else (),
         density=smooth(quadrature) if quadrature else None,
         blocks=layers,
-    ).keeping(samples, spectral.top_vectors if spectral else None)
+        samples=samples.freeze(),
+    ).keeping(spectral.top_vectors if spectral else None)
 
 
 class _Ticker:

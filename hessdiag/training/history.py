@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hessdiag.curvature.pac_bayes import PacBayes
 from hessdiag.errors import InputError
+from hessdiag.linalg.trace import Samples
 from hessdiag.metadata import Provenance
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.training.folder import Config
 
 
@@ -49,7 +52,7 @@ class Epoch:
             InputError: fields that are missing, unknown or no numbers.
         """
         try:
-            curvature = {name: Reading(**found) for name, found in row["curvature"].items()}
+            curvature = {name: _reading(**found) for name, found in row["curvature"].items()}
             epoch = dataclasses.replace(cls(**row), curvature=curvature)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError("an epoch's row is damaged", got=repr(error)[:160]) from error
@@ -61,7 +64,7 @@ class Epoch:
 
     def to_row(self) -> dict[str, Any]:
         """Turn into plain values."""
-        return dataclasses.asdict(self)
+        return msgspec.to_builtins(self)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -84,6 +87,14 @@ class Epoch:
         if self.test_accuracy is not None:
             text += f", test accuracy {self.test_accuracy:.2%}"
         return text
+
+
+def _reading(*, samples: dict[str, Any] | None = None, **fields: Any) -> Reading:
+    parts = samples and {
+        part: Samples(tuple(of["quadratic_forms"]), tuple(of["squared_norms"]))
+        for part, of in samples.items()
+    }
+    return Reading(**fields, samples=parts)
 
 
 def _is_count(x: object) -> bool:

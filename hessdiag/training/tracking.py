@@ -13,11 +13,15 @@ from torch import Tensor, nn
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import fitting_microbatch
 from hessdiag.curvature.perturbation import perturbation_gap
-from hessdiag.errors import InputError, NotFinite, unknown
-from hessdiag.metrics import spectrum_metrics as metrics
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.errors import InputError, NotFinite
+from hessdiag.linalg.trace import Estimate
+from hessdiag.metrics import metric_table
+from hessdiag.metrics.metric import Metric, Missing
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.seeds import stream
+from hessdiag.sparsities.preactivations import Shares
 from hessdiag.sparsities.sparsity_run import sparsity
+from hessdiag.spectra.spectrum_result import Report
 from hessdiag.spectra.spectrum_run import spectrum
 from hessdiag.training.feeds import Data, examples
 from hessdiag.training.folder import Config
@@ -27,8 +31,19 @@ Batches = list[tuple[Tensor, Tensor]]
 SAMPLES = 256  # examples of the fixed sample
 PROBES = 16
 _SIGMA2 = 1e-4  # of perturbations where the regulariser has none
-_SPARSITIES = ("sparsity.nonzero", "sparsity.above")
-_PERTURBATIONS = ("perturbation.gap", "perturbation.trace")
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """What random perturbations of the weights cost.
+
+    Attributes:
+        gap: E L(θ + ε) − L(θ).
+        trace: 2/σ² of it.
+    """
+
+    gap: Estimate
+    trace: Estimate
 
 
 @dataclass(frozen=True)
@@ -36,10 +51,7 @@ class Tracker:
     """What to measure, and on what.
 
     Attributes:
-        names: of the metrics: those of a spectrum (:mod:`hessdiag.metrics.spectrum_metrics`);
-            "sparsity.nonzero" and "sparsity.above", shares of the pre-activations with φ'' ≠ 0 and
-            with |φ''| above a thousandth of its maximum; "perturbation.gap", ``E L(θ + ε) − L(θ)``,
-            and "perturbation.trace", 2/σ² of it, to be compared with tr H.
+        names: of the metrics, any of :mod:`hessdiag.metrics.metric_table`.
         x: inputs ``(n, …)``.
         y: labels ``(n,)``.
         loss: name of the loss.
@@ -60,41 +72,36 @@ class Tracker:
         What is not finite there is NaN: a run goes on, whatever its curvature.
         """
         found = {name: Reading(math.nan, None) for name in self.names}
+        wanted = {name: metric_table.parse(name) for name in self.names}
+        sources = {
+            "spectrum": self._spectrum,
+            "sparsity": self._sparsity,
+            "perturbation": self._perturbed,
+        }
         with suppress(NotFinite):
             few = Decomposition(model, [(self.x[:2], self.y[:2])], self.loss)
             size = fitting_microbatch(few.risk, len(self.x))
             batches = list(zip(self.x.split(size), self.y.split(size), strict=True))
-            for measure in (self._sparsities, self._spectral, self._perturbations):
-                found |= measure(model, batches)
-        return {name: found[name] for name in self.names}
+            for source, measure in sources.items():
+                group = {name: metric for name, metric in wanted.items() if metric.source == source}
+                if group:
+                    result = measure(model, batches, list(group.values()))
+                    readings = {name: metric.read(result) for name, metric in group.items()}
+                    found |= {n: r for n, r in readings.items() if not isinstance(r, Missing)}
+        return found
 
-    def _spectral(self, model: nn.Module, batches: Batches) -> dict[str, Reading]:
-        spectral = {name: metric for name in self.names if (metric := metrics.parse(name))}
-        if not spectral:
-            return {}
-        least = metrics.settings(spectral.values())
-        report = spectrum(
-            model, batches, loss=self.loss, num_probes=PROBES, seed=self.seed, **least
-        )
-        readings = {name: metrics.read(report, metric) for name, metric in spectral.items()}
-        return {name: reading for name, reading in readings.items() if reading is not None}
+    def _spectrum(self, model: nn.Module, batches: Batches, metrics: list[Metric]) -> Report:
+        least = metric_table.settings(metrics)
+        return spectrum(model, batches, loss=self.loss, num_probes=PROBES, seed=self.seed, **least)
 
-    def _sparsities(self, model: nn.Module, batches: Batches) -> dict[str, Reading]:
-        if set(_SPARSITIES).isdisjoint(self.names):
-            return {}
-        total = sparsity(model, batches, loss=self.loss).total
-        return {
-            "sparsity.nonzero": Reading(total.nonzero),
-            "sparsity.above": Reading(total.above),
-        }
+    def _sparsity(self, model: nn.Module, batches: Batches, _: list[Metric]) -> Shares:
+        return sparsity(model, batches, loss=self.loss).total
 
-    def _perturbations(self, model: nn.Module, batches: Batches) -> dict[str, Reading]:
-        if set(_PERTURBATIONS).isdisjoint(self.names):
-            return {}
+    def _perturbed(self, model: nn.Module, batches: Batches, _: list[Metric]) -> Perturbed:
         sigma2 = self.sigma2 or _SIGMA2
         risk = Decomposition(model, batches, self.loss).risk
-        gap = Reading.of(perturbation_gap(risk, sigma2, num_pairs=PROBES, seed=self.seed))
-        return {"perturbation.gap": gap, "perturbation.trace": gap.times(2 / sigma2)}
+        gap = perturbation_gap(risk, sigma2, num_pairs=PROBES, seed=self.seed)
+        return Perturbed(gap, gap.times(2 / sigma2))
 
 
 def make_tracker(
@@ -114,8 +121,8 @@ def make_tracker(
     if not config.track:
         return None
     check(config.track)
-    asked = [metric for name in config.track if (metric := metrics.parse(name))]
-    if metrics.settings(asked)["top_k"] > num_parameters:
+    asked = [metric_table.parse(name) for name in config.track]
+    if metric_table.settings(asked)["top_k"] > num_parameters:
         raise InputError(
             "the network has fewer eigenvalues than are to be tracked",
             got=f"--track {','.join(config.track)} with {num_parameters} parameters",
@@ -133,8 +140,5 @@ def check(names: Sequence[str]) -> None:
     Raises:
         InputError: there is none of that name.
     """
-    others = (*_SPARSITIES, *_PERTURBATIONS)
     for name in names:
-        if name not in others and metrics.parse(name) is None:
-            known = (*metrics.NAMES, *others)
-            raise unknown("metric to track", name, known, hint=metrics.FORMS)
+        metric_table.parse(name, what="metric to track")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch
 

@@ -17,7 +17,7 @@ from hessdiag.comparisons.changes import (
     paired_trace,
 )
 from hessdiag.linalg.lanczos import RitzValue
-from hessdiag.linalg.trace import Estimate, TraceSamples
+from hessdiag.linalg.trace import Estimate, Samples, TraceSamples
 from hessdiag.spectra.spectrum_result import Part
 from tests.linalg.matrices import low_rank, normal, symmetric
 
@@ -41,10 +41,10 @@ def signs(seed: int, num_probes: int) -> Tensor:
     return torch.from_numpy(rng.choice([-1.0, 1.0], (num_probes, SIZE)))
 
 
-def samples(matrix: Tensor, rows: Tensor) -> TraceSamples:
+def samples(matrix: Tensor, rows: Tensor) -> Samples:
     found = TraceSamples()
     found.add(rows, rows @ matrix)
-    return found
+    return found.freeze()
 
 
 def covers(change: Change, truth: float) -> bool:

@@ -10,9 +10,11 @@ import pytest
 
 from hessdiag import InputError
 from hessdiag.gates import readings
-from hessdiag.gates.readings import Missing
-from hessdiag.metrics import spectrum_metrics as metrics
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.linalg.trace import Estimate, Samples
+from hessdiag.metrics import metric_table
+from hessdiag.metrics.metric import Missing
+from hessdiag.metrics.metric_reading import Reading
+from hessdiag.metrics.norm_ratio import independent_ratio
 
 ESTIMATE = {"value": 3.0, "stderr": 0.5, "ci95": [2.0, 4.5], "num_probes": 32}
 TAKEN = Reading(3.0, 0.5, (2.0, 4.5), 32)
@@ -85,8 +87,45 @@ def test_metrics_are_found(report: dict[str, Any], name: str, reading: Reading):
 
 
 def test_the_ratio_comes_from_both_norms():
-    expected = metrics.ratio(TAKEN, Reading(2.5, 0.5, (2.0, 4.5), 32))
-    assert readings.read(SPECTRUM, "nme_to_gn") == expected
+    norms = [Estimate(value, 0.5, (2.0, 4.5), 32) for value in (3.0, 2.5)]
+    assert readings.read(SPECTRUM, "nme_to_gn") == Reading.of(independent_ratio(*norms))
+
+
+KEPT = {"quadratic_forms": [1, 2.5], "squared_norms": [3.0, 0]}
+
+
+def test_samples_that_are_kept_come_along():
+    whole, layer = Samples((1.0, 2.5), (3.0, 0.0)), Samples((5.0,), (6.0,))
+    own = {"quadratic_forms": [5.0], "squared_norms": [6.0]}
+    nme = {**SPECTRUM["parts"]["nme"], "samples": {**KEPT, "layers": {"fc.weight": own}}}
+    report = {**SPECTRUM, "parts": {"nme": nme, "gn": {**nme, "samples": KEPT}}}
+    found = [
+        readings.read(report, name)
+        for name in ("nme.trace", "nme.layers.fc.weight.trace", "nme_to_gn", "nme.lambda_max")
+    ]
+    assert all(isinstance(reading, Reading) for reading in found)
+    samples = [reading.samples for reading in found if isinstance(reading, Reading)]
+    assert samples == [{"nme": whole}, {"nme": layer}, {"nme": whole, "gn": whole}, None]
+    gate = {**GATE, "readings": {"gn.trace": {**ESTIMATE, "samples": {"gn": KEPT}}}}
+    reading = readings.read(gate, "gn.trace")
+    assert isinstance(reading, Reading)
+    assert reading.samples == {"gn": whole}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *(None, [], 3, {}),
+        {**KEPT, "squared_norms": [3.0]},
+        {**KEPT, "squared_norms": [3.0, -1.0]},
+        {**KEPT, "squared_norms": [3.0, math.nan]},
+        {"quadratic_forms": [], "squared_norms": []},
+    ],
+    ids=repr,
+)
+def test_damaged_samples_are_none(odd: Any):
+    report = {**SPECTRUM, "parts": {"nme": {**SPECTRUM["parts"]["nme"], "samples": odd}}}
+    assert readings.read(report, "nme.trace") == TAKEN
 
 
 @pytest.mark.parametrize(
@@ -133,7 +172,7 @@ def test_odd_entries_are_no_readings(entry: Any):
     assert isinstance(readings.read(report, "nme.trace"), Missing)
 
 
-@pytest.mark.parametrize("name", metrics.NAMES)
+@pytest.mark.parametrize("name", metric_table.NAMES)
 @pytest.mark.parametrize("schema", ["spectrum", "sparsity", "train", "gate"])
 @pytest.mark.parametrize("odd", [None, [], {}, "x", 3, [None], {"nme": 3}], ids=repr)
 def test_reports_of_odd_shapes_hold_nothing(schema: str, odd: Any, name: str):

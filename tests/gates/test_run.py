@@ -14,6 +14,8 @@ from hessdiag import GateReport, InputError
 from hessdiag.gates import gate_run
 from hessdiag.gates.gate_run import review
 from hessdiag.gates.limits import Limit
+from hessdiag.linalg.trace import Samples
+from hessdiag.metrics import metric_table
 from hessdiag.reports.gate.schema import gate_json
 from tests.cases import BY_NAME
 from tests.oracles import truth_of
@@ -101,8 +103,8 @@ def test_the_same_seed_gives_the_same_findings():
 
 def test_without_limits_all_is_measured_and_the_gate_passes():
     found = gated()
-    assert (found.verdict, found.findings, found.num_probes) == ("pass", (), 32)
-    assert set(found.readings) == set(gate_run.metrics.NAMES)
+    assert (found.verdict, found.findings, found.num_probes) == ("pass", (), 256)
+    assert set(found.readings) == set(metric_table.NAMES)
 
 
 def test_layers_and_shares_are_measured():
@@ -129,11 +131,11 @@ def test_an_accuracy_that_is_not_there_fails():
     assert "not classes" in found.findings[0].reason
 
 
-def test_the_ratio_over_a_part_that_is_zero_fails(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gate_run.metrics, "ratio", lambda *_: None)
-    found = gated({"max": {"nme_to_gn": 1.0}}, max_probes=32)
+def test_the_ratio_over_a_part_that_is_zero_fails():
+    model, x = torch.nn.Linear(2, 1), torch.ones(4, 2)
+    found = hessdiag.gate(model, [(x, x)], {"max": {"nme_to_gn": 1.0}}, loss=lambda z, _: z.mean())
     assert verdicts(found) == ["fail"]
-    assert found.findings[0].reason == "it is missing: ‖G‖_F is 0"
+    assert found.findings[0].reason == "it is missing: the Gauss-Newton part is zero"
 
 
 # --- baselines -----------------------------------------------------------------------------------
@@ -179,8 +181,11 @@ def stored() -> dict[str, Any]:
     return json.loads(report.to_json())
 
 
-def test_a_stored_report_is_held_against_limits(stored: dict[str, Any]):
-    low, high = stored["parts"]["hessian"]["trace"]["ci95"]
+def test_a_stored_report_is_judged_like_a_fresh_one(stored: dict[str, Any]):
+    forms, squares = (
+        stored["parts"]["hessian"]["samples"][key] for key in ("quadratic_forms", "squared_norms")
+    )
+    low, high = Samples(tuple(forms), tuple(squares)).trace_interval(0.05)
     kept, open_, broken = high + 1e-9, (low + high) / 2, low - 1e-9
     found = [verdicts(review(stored, {"max": {"hessian.trace": b}})) for b in (kept, open_, broken)]
     assert found == [["pass"], ["inconclusive"], ["fail"]]
@@ -191,8 +196,19 @@ def test_the_level_is_shared_by_the_sampled_limits_of_a_stored_report(stored: di
     limits = {"max": {"hessian.trace": 1e9, "gn.trace": 1e9, "loss": 1e9}}
     found = review(stored, limits, confidence=0.9).findings
     alone = review(stored, {"max": {"hessian.trace": 1e9, "loss": 1e9}}, confidence=0.95).findings
-    assert found[0].interval == alone[0].interval  # 0.1 / 2 is 0.05
-    assert alone[0].interval == tuple(stored["parts"]["hessian"]["trace"]["ci95"])
+    assert found[0].interval == pytest.approx(alone[0].interval)  # 0.1 / 2 is 0.05
+
+
+def test_a_report_without_samples_decides_nothing_that_was_sampled(stored: dict[str, Any]):
+    """As those of hessdiag 0.1."""
+    parts = {
+        name: {key: value for key, value in part.items() if key != "samples"}
+        for name, part in stored["parts"].items()
+    }
+    limits = {"max": {"hessian.trace": 1e9, "nme_to_gn": 1e9, "hessian.lambda_max": 1e9}}
+    found = review({**stored, "parts": parts}, limits)
+    assert verdicts(found) == ["inconclusive", "inconclusive", "pass"]
+    assert "measure anew" in found.findings[0].reason
 
 
 def test_what_a_stored_report_lacks_fails(stored: dict[str, Any]):

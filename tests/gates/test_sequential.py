@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from hessdiag.gates.limits import Limit
-from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest, estimate
+from hessdiag.gates.sequential import FIRST_LOOK, Look, Sampled, SequentialTest, first_look
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS
-from hessdiag.linalg.trace import Probes, TraceSamples, hutchinson
-from hessdiag.metrics import spectrum_metrics as metrics
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.linalg.trace import Probes, Samples, TraceSamples, hutchinson
+from hessdiag.metrics.metric_reading import Reading
 from tests.linalg.matrices import run as drive
 from tests.linalg.matrices import symmetric
 
@@ -74,26 +73,15 @@ def wrong_verdicts(name: str, metric: str, *, gates: int, shift: float, max_prob
     return wrong
 
 
-def test_of_a_thousand_gates_few_are_wrong():
-    cases = [(name, m) for name in OPERATORS for m in ("trace", "frobenius_norm")]
-    wrong = sum(
-        wrong_verdicts(name, f"hessian.{m}", gates=63, shift=index % 3, max_probes=128)
-        for index, (name, m) in enumerate(cases)
-    )
-    assert wrong < 0.05 * 63 * len(cases), wrong
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["hessian.trace", "hessian.frobenius_norm"])
 @pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize("shift", [0.0, 1.5])
-def test_of_a_thousand_gates_on_one_operator_few_are_wrong(name: str, metric: str, shift: float):
-    wrong = wrong_verdicts(name, metric, gates=1000, shift=shift, max_probes=256)
-    assert wrong < 50, wrong
+def test_of_gates_on_one_operator_hardly_any_is_wrong(name: str, metric: str):
+    """The intervals have tables of their own; this is that their levels are shared by the looks."""
+    assert wrong_verdicts(name, metric, gates=20, shift=0.0, max_probes=128) <= 1
 
 
 def test_without_sharing_the_level_looks_would_be_wrong_too_often():
-    """The same gates with every look at 95 %: this is what the levels are for."""
+    """The same gates with the 95 % interval at every look: this is what the levels are for."""
     matrix, wrong = OPERATORS["rank one"], 0
     value = float(matrix.trace())
     for seed in range(60):
@@ -107,6 +95,26 @@ def test_without_sharing_the_level_looks_would_be_wrong_too_often():
                 verdict = FAIL
         wrong += verdict != INCONCLUSIVE
     assert wrong > 0.15 * 60
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.999])
+def test_limits_ten_percent_off_are_decided_by_some_hundred_probes(confidence: float):
+    """A hundred limits on one dense operator, as friendly as networks are."""
+    matrix, most = symmetric(np.exp(-np.arange(120) / 20)), 512
+    rows = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (most, 120)))
+    trace, norm = float(matrix.trace()), float(matrix.norm())
+    limits = [Limit("max", "hessian.trace", trace * (1.1 + 1e-6 * i)) for i in range(50)]
+    limits += [Limit("min", "hessian.frobenius_norm", norm * (1.1 + 1e-6 * i)) for i in range(50)]
+    test = SequentialTest(
+        [(limit, None) for limit in limits], confidence=confidence, max_probes=most
+    )
+    samples = TraceSamples()
+    for chunk in rows.split(CHUNK):
+        samples.add(chunk, chunk @ matrix)
+        if len(samples) >= FIRST_LOOK and test("hessian", {"hessian": samples}):
+            break
+    verdicts = [test.findings[limit].verdict for limit in limits]
+    assert verdicts == [PASS] * 50 + [FAIL] * 50
 
 
 def test_clear_limits_are_decided_at_the_first_look():
@@ -129,21 +137,31 @@ def test_probes_are_added_until_the_budget_is_spent():
     assert reading.num_probes == 112  # a last look is made at the budget, not at 128
 
 
-def test_looks_are_at_the_doubled_numbers_of_probes_and_their_levels_fall(monkeypatch):
+def test_looks_are_at_the_doubled_numbers_of_probes_and_share_the_level(
+    monkeypatch: pytest.MonkeyPatch,
+):
     seen: list[tuple[int, float]] = []
+    bound = Samples.trace_interval
 
-    def look(samples, metric, confidence):
-        seen.append((len(samples["hessian"]), confidence))
-        return estimate(samples, metric, confidence)
+    def look(self: Samples, alpha: float) -> tuple[float, float]:
+        seen.append((len(self), alpha))
+        return bound(self, alpha)
 
-    monkeypatch.setattr("hessdiag.gates.sequential.estimate", look)
+    monkeypatch.setattr(Samples, "trace_interval", look)
     limits = [Limit("max", "hessian.trace", float(OPERATORS["rank one"].trace()))]
     limits.append(Limit("min", "hessian.trace", limits[0].bound))
-    test = SequentialTest([(limit, None) for limit in limits], confidence=0.9, max_probes=256)
-    run(test, {"hessian": OPERATORS["rank one"]}, 1, 256)
-    expected = [(n, 1 - 0.1 / 2 / j / (j + 1)) for j, n in enumerate((32, 64, 128, 256), 1)]
+    test = SequentialTest([(limit, None) for limit in limits], confidence=0.9, max_probes=200)
+    run(test, {"hessian": OPERATORS["rank one"]}, 1, 200)
     assert seen[::2] == seen[1::2]
-    assert np.array(seen[::2]) == pytest.approx(np.array(expected))
+    assert [count for count, _ in seen[::2]] == [32, 64, 128, 208]  # chunks of 16
+    assert sum(alpha for _, alpha in seen) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "probes"), [(0.05, 32), (0.004, 64), (0.001 / 100, 128), (1e-9, 128), (1e-12, 256)]
+)
+def test_the_first_look_comes_later_at_small_levels(alpha: float, probes: int):
+    assert first_look(alpha) == probes
 
 
 def test_no_probes_are_added_when_the_time_is_spent():
@@ -176,32 +194,31 @@ def test_a_decided_limit_stays_decided_and_its_part_is_sampled_no_further():
 
 def test_half_of_a_level_belongs_to_the_baseline():
     matrix = OPERATORS["decaying"]
-    base = Reading(2.0, 0.1, (1.8, 2.2), 64)
     limit = Limit("max-increase", "hessian.trace", 100.0)
+    other = TraceSamples()
+    rows = torch.from_numpy(np.random.default_rng(9).choice([-1.0, 1.0], (64, 20)))
+    other.add(rows, rows @ matrix)
+    base = limit.parsed.read(Look({"hessian": Sampled(other.freeze())}))
+    assert isinstance(base, Reading)
     test = SequentialTest([(limit, base)], confidence=0.9, max_probes=32)
     samples = run(test, {"hessian": matrix}, 0, 32)
-    low, high = samples["hessian"].trace(1 - 0.05 / 2).ci95 or (0.0, 0.0)
-    below, above = base.interval(0.95)
+    low, high = samples["hessian"].freeze().trace_interval(0.05)
+    below, above = other.freeze().trace_interval(0.05)
     assert test.findings[limit].interval == pytest.approx((low - above, high - below))
 
 
 def test_the_ratio_takes_half_of_the_level_for_each_norm():
     matrices = {"nme": OPERATORS["both signs"], "gn": OPERATORS["decaying"]}
-    metric = metrics.parse("nme_to_gn")
-    assert metric is not None
-    test = SequentialTest([], confidence=0.95, max_probes=32)
-    samples = {part: TraceSamples() for part in matrices}
-    rows = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (32, 20)))
-    for part, matrix in matrices.items():
-        samples[part].add(rows, rows @ matrix)
-    assert test("nme", samples)
-    reading, interval = estimate(samples, metric, 0.9)
-    above, below = (samples[part].frobenius_norm(0.95).ci95 for part in ("nme", "gn"))
-    assert above is not None
-    assert below is not None
-    assert interval == pytest.approx((above[0] / below[1], above[1] / below[0]))
-    assert reading is not None
-    assert interval[0] < reading.value < interval[1]
+    limit = Limit("max", "nme_to_gn", 1e9)
+    test = SequentialTest([(limit, None)], confidence=0.9, max_probes=32)
+    samples = run(test, matrices, 0, 32)
+    above, below = (samples[part].freeze().norm_interval(0.05) for part in ("nme", "gn"))
+    finding = test.findings[limit]
+    assert finding.interval == pytest.approx((above[0] / below[1], above[1] / below[0]))
+    assert finding.reading is not None
+    assert finding.reading.value == pytest.approx(
+        samples["nme"].frobenius_norm().value / samples["gn"].frobenius_norm().value
+    )
 
 
 def test_the_ratio_covers_the_truth():
@@ -209,11 +226,11 @@ def test_the_ratio_covers_the_truth():
     true = float(matrices["nme"].norm() / matrices["gn"].norm())
     limit = Limit("max", "nme_to_gn", true * (1 - 1e-9))
     verdicts = []
-    for seed in range(60):
+    for seed in range(20):
         test = SequentialTest([(limit, None)], confidence=0.95, max_probes=64)
         run(test, matrices, seed, 64)
         verdicts.append(test.findings[limit].verdict)
-    assert verdicts.count(PASS) <= 3
+    assert verdicts.count(PASS) <= 1
 
 
 def test_a_ratio_over_nothing_is_no_finding():

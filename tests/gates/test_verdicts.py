@@ -7,7 +7,7 @@ import pytest
 
 from hessdiag.gates.limits import Limit
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS, Finding, judge, overall
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 
 METRIC = "hessian.trace"
 NOW = Reading(10.0, 1.0, (8.0, 12.0), 32)
@@ -71,7 +71,7 @@ def test_the_interval_of_an_increase_holds_every_pair_and_no_more(
 
 def test_a_share_of_a_baseline_that_may_be_zero_is_not_bounded():
     limit = Limit("max-increase", METRIC, 0.1, relative=True)
-    found = judge(limit, NOW, (8.0, 12.0), Reading(0.5, 1.0, (-1.0, 2.0), 4), (-1.0, 2.0))
+    found = judge(limit, Reading(10.0), (8.0, 12.0), Reading(0.5), (-1.0, 2.0))
     assert (found.verdict, found.interval) == (INCONCLUSIVE, (-math.inf, math.inf))
     assert "not bounded" in found.reason
 

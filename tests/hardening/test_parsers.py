@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hessdiag.errors import InputError, printable
 from hessdiag.gates import limits
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
-from hessdiag.metrics import spectrum_metrics as metrics
+from hessdiag.metrics import metric_table
 from hessdiag.nets import activations
 from hessdiag.parts import PARTS
 from hessdiag.reports.wording import plus_minus
@@ -27,7 +27,7 @@ settings.load_profile("here")
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 NUMBERS = st.none() | FINITE
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))  # what a file of UTF-8 can hold
-NAMES = st.sampled_from(metrics.NAMES) | st.builds(
+NAMES = st.sampled_from(metric_table.NAMES) | st.builds(
     "{}.{}.{}".format,
     st.sampled_from(PARTS),
     st.sampled_from(("top", "bottom")),
@@ -62,23 +62,20 @@ def test_a_table_of_anything_is_read_or_refused(table: dict[str, object]):
 
 @given(NAMES)
 def test_a_metric_is_found_by_its_name(name: str):
-    found = metrics.parse(name)
-    assert found is not None
-    if found.is_eigenvalue:
-        assert metrics.parse(f"{found.parts[0]}.{found.quantity}.{found.index}") == found
+    found = metric_table.parse(name)
+    assert metric_table.parse(found.name).name == found.name
 
 
 @given(st.sampled_from(PARTS), st.text(st.characters(exclude_characters="\n"), min_size=1))
 def test_a_layer_of_any_name_is_a_metric(part: str, layer: str):
-    assert metrics.parse(f"{part}.layers.{layer}.trace") == metrics.Metric(
-        (part,), "trace", layer=layer
-    )
+    found = metric_table.parse(f"{part}.layers.{layer}.trace")
+    assert (found.parts, found.layer) == ((part,), layer)
 
 
 @given(st.text())
 def test_other_text_is_no_metric(text: str):
-    found = metrics.parse(text)
-    assert found is None or text in metrics.NAMES
+    known = {name for row in metric_table.TABLE for name in row.names}
+    assert metric_table.find(text) is None or text in known
 
 
 @given(model=TEXTS, data=TEXTS, root=st.none() | TEXTS, source=TEXTS, track=st.lists(TEXTS))

@@ -2,130 +2,206 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from scipy import stats
 
 import hessdiag
-from hessdiag import InputError
-from hessdiag.metrics import spectrum_metrics as metrics
-from hessdiag.metrics.spectrum_metrics import Metric, Reading
+from hessdiag import InputError, Report
+from hessdiag.linalg.trace import Estimate, Samples, estimate_mean
+from hessdiag.metrics import metric_table
+from hessdiag.metrics.metric import Missing
+from hessdiag.metrics.metric_reading import Reading
+from hessdiag.metrics.metric_table import parse
+from hessdiag.metrics.norm_ratio import fieller, independent_ratio
 from tests.cases import BY_NAME
 
 CASE = "mlp-gelu"
 
 
+@pytest.fixture(scope="module")
+def report() -> Report:
+    model, batches, loss = BY_NAME[CASE]
+    chosen = [*map(parse, metric_table.NAMES), parse("gn.layers.fc1.weight.trace")]
+    return hessdiag.spectrum(
+        model, batches, loss=loss, num_probes=4, **metric_table.settings(chosen)
+    )
+
+
 @pytest.mark.parametrize(
-    ("name", "metric"),
+    ("name", "spelled", "parts", "top_k", "layer"),
     [
-        ("nme.trace", Metric(("nme",), "trace")),
-        ("hessian.lambda_max", Metric(("hessian",), "top")),
-        ("gn.bottom.12", Metric(("gn",), "bottom", 12)),
-        ("gn.layers.fc1.weight.trace", Metric(("gn",), "trace", layer="fc1.weight")),
-        ("nme_to_gn", Metric(("nme", "gn"), "nme_to_gn")),
-        ("loss", Metric((), "loss")),
-        ("gradient.norm", Metric((), "gradient_norm")),
-        ("nme", None),
-        ("nme.top", None),
-        ("nme.top.x", None),
-        ("nme.layers..trace", None),
-        ("nme.trace\n", None),
-        ("gradient", None),
-        ("", None),
+        ("nme.trace", "nme.trace", ("nme",), 0, None),
+        ("hessian.lambda_max", "hessian.top.0", ("hessian",), 1, None),
+        ("gn.bottom.12", "gn.bottom.12", ("gn",), 13, None),
+        ("gn.layers.a.trace.trace", "gn.layers.a.trace.trace", ("gn",), 0, "a.trace"),
+        ("nme_to_gn", "nme_to_gn", ("nme", "gn"), 0, None),
+        ("loss", "loss", (), 0, None),
+        ("sparsity.above", "sparsity.above", (), 0, None),
     ],
 )
-def test_names(name: str, metric: Metric | None):
-    assert metrics.parse(name) == metric
+def test_names(name: str, spelled: str, parts: tuple[str, ...], top_k: int, layer: str | None):
+    metric = parse(name)
+    assert (metric.name, metric.parts, metric.top_k, metric.layer) == (spelled, parts, top_k, layer)
 
 
-def test_all_plain_names_are_known_and_read():
-    wanted = {name: metrics.parse(name) for name in metrics.NAMES}
-    assert all(wanted.values())
-    model, batches, loss = BY_NAME[CASE]
-    chosen = [metric for metric in wanted.values() if metric]
-    report = hessdiag.spectrum(model, batches, loss=loss, num_probes=4, **metrics.settings(chosen))
-    readings = [metrics.read(report, metric) for metric in chosen]
-    assert all(reading is not None and math.isfinite(reading.value) for reading in readings)
-    found = dict(zip(wanted, readings, strict=True))
+@pytest.mark.parametrize(
+    "name", ["nme", "nme.top", "nme.top.x", "nme.layers..trace", "nme.trace\n", "gradient", ""]
+)
+def test_what_is_no_name(name: str):
+    assert metric_table.find(name) is None
+    with pytest.raises(InputError, match=r"<part>.top|nme.top.<i>") as caught:
+        parse(name, what="metric to track")
+    assert "unknown metric to track" in str(caught.value)
+
+
+def test_all_common_names_are_read(report: Report):
+    found = {name: parse(name).read(report) for name in metric_table.NAMES}
+    assert all(isinstance(of, Reading) and math.isfinite(of.value) for of in found.values())
+    gn = report.parts["gn"]
+    assert gn.samples is not None
+    samples = dataclasses.replace(gn.samples, layers=None)
     assert found["loss"] == Reading(report.loss)
-    assert found["accuracy"] == Reading(report.accuracy or 0.0)
     assert found["gradient.norm"] == Reading(report.gradient_norm)
-    assert found["gn.trace"] == Reading.of(report.parts["gn"].trace)
-    top = report.parts["gn"].top[0]
-    assert found["gn.lambda_max"] == Reading(top.value, top.residual)
+    assert found["gn.trace"] == Reading.of(gn.trace, {"gn": samples})
+    assert found["gn.frobenius_norm"] == Reading.of(gn.frobenius_norm, {"gn": samples})
+    assert found["gn.lambda_max"] == Reading.of(gn.top[0])
 
 
-def test_layers_are_read_and_a_layer_that_is_not_there_is_refused():
-    model, batches, loss = BY_NAME[CASE]
-    there, missing = (Metric(("gn",), "trace", layer=name) for name in ("fc1.weight", "fc9"))
-    report = hessdiag.spectrum(model, batches, loss=loss, num_probes=4, **metrics.settings([there]))
-    layers = report.parts["gn"].layers
-    assert layers is not None
-    assert metrics.read(report, there) == Reading.of(layers["fc1.weight"])
-    with pytest.raises(InputError, match=r"no such layer"):
-        metrics.read(report, missing)
+def test_layers_are_read_with_the_samples_of_their_rows(report: Report):
+    found = parse("gn.layers.fc1.weight.trace").read(report)
+    gn = report.parts["gn"]
+    assert gn.layers is not None
+    assert gn.samples is not None
+    assert gn.samples.layers is not None
+    assert found == Reading.of(gn.layers["fc1.weight"], {"gn": gn.samples.layers["fc1.weight"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("gn.layers.fc9.trace", "no such parameter"), ("gn.top.7", "there are 1 top eigenvalues")],
+)
+def test_what_a_report_lacks(report: Report, name: str, words: str):
+    found = parse(name).read(report)
+    assert isinstance(found, Missing)
+    assert words in found.reason
+
+
+def test_a_part_and_an_accuracy_may_be_missing():
+    empty = SimpleNamespace(parts={}, accuracy=None)
+    for name, words in (("gn.trace", "the part gn"), ("accuracy", "not classes")):
+        found = parse(name).read(empty)
+        assert isinstance(found, Missing)
+        assert words in found.reason
 
 
 def test_the_least_settings():
-    of = [m for name in ("nme.top.4", "gn.lambda_min", "loss") if (m := metrics.parse(name))]
-    assert metrics.settings(of) == {
+    assert metric_table.settings(map(parse, ("nme.top.4", "gn.lambda_min", "loss"))) == {
         "parts": ("gn", "nme"),
         "top_k": 5,
         "density": False,
         "per_layer": False,
     }
-    assert metrics.settings([Metric((), "loss")])["parts"] == ("gn",)
+    assert metric_table.settings([parse("loss")])["parts"] == ("gn",)
 
 
-def test_there_is_no_accuracy_without_classes():
-    model, batches, loss = BY_NAME["mlp-tanh-mse"]
-    accuracy = Metric((), "accuracy")
-    report = hessdiag.spectrum(
-        model, batches, loss=loss, num_probes=1, **metrics.settings([accuracy])
+def test_intervals_of_what_is_not_sampled_and_of_what_lost_its_samples():
+    for reading, interval in (
+        (Reading(2.0), (2.0, 2.0)),
+        (Reading(2.0, 0.5), (1.5, 2.5)),
+        (Reading(2.0, None), (-math.inf, math.inf)),
+        (Reading(2.0, 0.5, (1.0, 3.0), 512), (-math.inf, math.inf)),
+    ):
+        assert parse("hessian.trace").interval(reading, 0.9) == interval
+
+
+def test_intervals_come_from_the_samples():
+    model, batches, loss = BY_NAME[CASE]
+    report = hessdiag.spectrum(model, batches, loss=loss, num_probes=64, top_k=0, density=False)
+    for name in ("hessian.trace", "nme.frobenius_norm", "nme_to_gn"):
+        metric = parse(name)
+        reading = metric.read(report)
+        assert isinstance(reading, Reading)
+        narrow, wide = (metric.interval(reading, level) for level in (0.5, 0.95))
+        assert wide[0] < narrow[0] < reading.value < narrow[1] < wide[1]
+
+
+# --- what linearises -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gn.trace", "gn.frobenius_norm", "nme_to_gn"])
+def test_linearised_samples_have_the_estimate_as_mean_and_its_error_as_spread(
+    report: Report, name: str
+):
+    metric = parse(name)
+    reading = metric.read(report)
+    assert isinstance(reading, Reading)
+    assert reading.samples is not None
+    assert metric.linearised is not None
+    each = metric.linearised(reading.samples)
+    assert each.mean() == pytest.approx(reading.value)
+    assert each.std(ddof=1) / math.sqrt(len(each)) == pytest.approx(reading.error)
+
+
+# --- the ratio of norms --------------------------------------------------------------------------
+
+
+def test_fieller_finds_the_ratios_that_the_samples_allow():
+    rng = np.random.default_rng(0)
+    under = rng.chisquare(3, 24)
+    over = 2 * under + rng.chisquare(1, 24)
+    found = fieller(over, under)
+    assert found.value == pytest.approx(math.sqrt(over.mean() / under.mean()))
+    assert found.ci95 is not None
+    for end in found.ci95:
+        ends = estimate_mean(over - end**2 * under).ci95
+        assert ends is not None
+        assert min(map(abs, ends)) == pytest.approx(0, abs=1e-9)
+    apart = independent_ratio(
+        *(Samples(tuple(x), tuple(x)).frobenius_norm() for x in (over, under))
     )
-    assert metrics.read(report, accuracy) is None
+    assert apart.value == pytest.approx(found.value)
+    assert apart.ci95 is not None
+    assert apart.ci95[0] < found.ci95[0] < found.ci95[1] < apart.ci95[1]
 
 
-# --- intervals -----------------------------------------------------------------------------------
+def test_fieller_covers_the_truth():
+    """N = 2G + E: their norms share most of their noise."""
+    rng, covered = np.random.default_rng(1), 0
+    g = np.diag([3.0, 1.0, 0.5, 0.0]) + 0.5
+    n = 2 * g + np.diag([0.0, 0.0, 1.0, -1.0])
+    truth = float(np.linalg.norm(n) / np.linalg.norm(g))
+    for _ in range(400):
+        probes = rng.choice([-1.0, 1.0], (32, 4))
+        found = fieller(*(((probes @ matrix) ** 2).sum(1) for matrix in (n, g)))
+        assert found.ci95 is not None
+        covered += found.ci95[0] <= truth <= found.ci95[1]
+    assert covered > 0.92 * 400
 
 
-def test_the_interval_of_what_is_not_sampled_is_its_bound():
-    assert Reading(2.0).interval(0.999) == (2.0, 2.0)
-    assert Reading(2.0, 0.5).interval(0.5) == (1.5, 2.5)
-    assert Reading(2.0, None).interval(0.95) == (-math.inf, math.inf)
-    assert [Reading(2.0, e).is_sampled for e in (0.0, 0.5, None)] == [False, False, True]
+@pytest.mark.parametrize(
+    ("over", "under", "ci95"),
+    [
+        ([4.0] * 4, [1.0] * 4, (2.0, 2.0)),
+        ([0.0] * 4, [1.0, 2.0, 3.0, 4.0], (0.0, 0.0)),
+        ([1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 1.0], (0.6, math.inf)),
+        ([1.0], [4.0], None),
+    ],
+)
+def test_ratios_at_the_edge(over: list[float], under: list[float], ci95: tuple[float, float]):
+    found = fieller(over, under)
+    assert found.ci95 == (None if ci95 is None else pytest.approx(ci95, abs=0.5))
+    assert found.num_probes == len(over)
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.99, 0.9999])
-def test_stored_intervals_are_stretched_by_students_quantiles(confidence: float):
-    reading = Reading(10.0, 1.0, (9.0, 13.0), 16)
-    stretch = stats.t.ppf((1 + confidence) / 2, 15) / stats.t.ppf(0.975, 15)
-    assert reading.interval(confidence) == pytest.approx((10 - stretch, 10 + 3 * stretch))
-    assert reading.interval(0.95) == (9.0, 13.0)
-
-
-def test_an_unknown_number_of_probes_counts_as_two():
-    reading = Reading(0.0, 1.0, (-1.0, 1.0))
-    assert reading.interval(0.99) == dataclasses.replace(reading, num_probes=2).interval(0.99)
-    assert reading.interval(0.99)[1] > 5
-
-
-def test_the_ratio_of_norms_takes_both_intervals_at_half_the_level():
-    nme, gn = Reading(3.0, 0.3, (2.4, 3.6), 32), Reading(2.0, 0.1, (1.8, 2.2), 16)
-    found = metrics.ratio(nme, gn)
-    assert found is not None
-    (a, b), (c, d) = nme.interval(0.975), gn.interval(0.975)
-    assert found.value == 1.5
-    assert found.ci95 == pytest.approx((a / d, b / c))
-    assert found.error == pytest.approx(1.5 * (0.3 / 3 + 0.1 / 2))
-    assert found.num_probes == 16
-
-
-def test_the_ratio_over_nothing_and_over_what_may_be_nothing():
-    nme = Reading(3.0, 0.3, (2.4, 3.6), 32)
-    assert metrics.ratio(nme, Reading(0.0, 0.0, (0.0, 0.0), 32)) is None
-    vague = metrics.ratio(nme, Reading(1.0, 1.0, (0.0, 3.0), 32))
-    assert vague is not None
+def test_the_ratio_without_samples_divides_the_intervals():
+    nme, gn = Estimate(3.0, 0.3, (2.4, 3.6), 32), Estimate(2.0, 0.1, (1.8, 2.2), 16)
+    found = independent_ratio(nme, gn)
+    assert (found.value, found.num_probes) == (1.5, 16)
+    assert found.ci95 == pytest.approx((2.4 / 2.2, 3.6 / 1.8))
+    assert found.stderr == pytest.approx(1.5 * (0.3 / 3 + 0.1 / 2))
+    vague = independent_ratio(nme, Estimate(1.0, 1.0, (0.0, 3.0), 32))
     assert vague.ci95 is not None
     assert vague.ci95[1] == math.inf
-    assert metrics.ratio(nme, Reading(1.0, None, None, 1)) == Reading(3.0, None, None, 32)
+    assert independent_ratio(nme, Estimate(1.0, None, None, 1)) == Estimate(3.0, None, None, 1)

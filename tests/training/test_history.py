@@ -12,7 +12,7 @@ from hessdiag import Decomposition
 from hessdiag.curvature.pac_bayes import pac_bayes_bound
 from hessdiag.linalg import processes
 from hessdiag.metadata import ModelSpec, Provenance
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
 from hessdiag.training import folder, loop

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch
 from hessdiag.training.recipes import find

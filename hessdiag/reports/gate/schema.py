@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
+
+import msgspec
 
 from hessdiag.gates.gate_run import GateReport
 from hessdiag.gates.readings import GATE
 from hessdiag.gates.verdicts import Finding
 from hessdiag.metadata import Provenance
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.reports.payload import finite, origin
 
 
@@ -76,4 +77,4 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def _reading(reading: Reading | None) -> dict[str, Any] | None:
-    return None if reading is None else dataclasses.asdict(reading)
+    return None if reading is None else msgspec.to_builtins(reading)

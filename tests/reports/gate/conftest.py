@@ -7,7 +7,7 @@ import pytest
 from hessdiag.gates.gate_run import GateReport
 from hessdiag.gates.limits import Limit
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS, Finding
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 
 HOSTILE = (
     "a|b`c*_<script>alert(1)</script>&amp;[x](http://evil) \x1b[31m\x00\x07\r::error::x%0A,:]]>"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.training import methods
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch

@@ -8,7 +8,7 @@ import pytest
 from hessdiag.curvature.pac_bayes import PacBayes
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import ModelSpec, Provenance
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.training import methods
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch, Finished

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.axes import Axes
 
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.reports import figures
 from hessdiag.reports.training.plot import curves_figure
 from hessdiag.training.history import Epoch, Finished

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.reports import payload
 from hessdiag.reports.training.schema import train_payload
 from hessdiag.training.history import Finished

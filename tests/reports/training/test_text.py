@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.reports.training.text import train_text
 from hessdiag.training import methods
 from hessdiag.training.history import Finished
