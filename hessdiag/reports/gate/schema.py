@@ -54,9 +54,7 @@ def notes(report: GateReport) -> list[str]:
     if not report.findings:
         found.append("there are no limits, so that the gate passes")
     elif report.max_probes is None:
-        found.append(
-            "nothing was measured: the report's 95 % intervals are stretched by Student's quantiles"
-        )
+        found.append("nothing was measured: the report's own samples were judged")
     if any(finding.interval is None for finding in report.findings):
         found.append("what is missing, or has no interval, is null and its finding says why")
     return found
@@ -70,11 +68,14 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "relative": finding.limit.relative,
         "verdict": finding.verdict,
         "reason": finding.reason,
-        "reading": _reading(finding.reading),
-        "baseline": _reading(finding.baseline),
+        "reading": _reading(finding.reading, with_samples=False),
+        "baseline": _reading(finding.baseline, with_samples=False),
         "interval": finding.interval,
     }
 
 
-def _reading(reading: Reading | None) -> dict[str, Any] | None:
-    return None if reading is None else msgspec.to_builtins(reading)
+def _reading(reading: Reading | None, *, with_samples: bool = True) -> dict[str, Any] | None:
+    if reading is None:
+        return None
+    fields = msgspec.to_builtins(reading)
+    return fields if with_samples else {**fields, "samples": None}  # once is enough
