@@ -6,28 +6,32 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 
 from tests.cli.conftest import Run
 from tests.cli.test_bad_input import refused
 
 FEW = ("--num-samples", 20)
-ESTIMATE = {"value": 10.0, "stderr": 1.0, "ci95": [8.0, 12.0], "num_probes": 32}
 
 
-def report(**trace: Any) -> dict[str, Any]:
-    """Make a spectrum report of a trace."""
+def report(value: float = 10.0, spread: float = 4.0) -> dict[str, Any]:
+    """Make a spectrum report of a trace that its 256 probes tell to about ± spread / 4."""
+    told = [value + spread * z for z in np.random.default_rng(0).standard_normal(256)]
+    samples = {"quadratic_forms": told, "squared_norms": [spread**2] * 256, "layers": None}
+    ci95 = [value - spread / 8, value + spread / 8]
+    trace = {"value": value, "stderr": spread / 16, "ci95": ci95, "num_probes": 256}
     return {
         "schema": "hessdiag.spectrum/1",
         "loss": {"name": "mse", "value": 0.5, "accuracy": None},
-        "parts": {"hessian": {"trace": {**ESTIMATE, **trace}}, "gn": {"trace": None}},
+        "parts": {"hessian": {"trace": trace, "samples": samples}, "gn": {"trace": None}},
     }
 
 
 @pytest.fixture
 def stored(here: Path) -> Path:
     (here / "report.json").write_text(json.dumps(report()))
-    (here / "before.json").write_text(json.dumps(report(value=5.0, ci95=[4.9, 5.1])))
+    (here / "before.json").write_text(json.dumps(report(5.0, 0.4)))
     return here / "report.json"
 
 
@@ -45,7 +49,7 @@ TABLE: dict[str, tuple[tuple[str, ...], list[str], int]] = {
     "pass, min": (("--min", "hessian.trace=8"), ["pass"], 0),
     "fail": (("--max", "hessian.trace=7"), ["fail"], 1),
     "fail, min": (("--min", "hessian.trace=13"), ["fail"], 1),
-    "inconclusive": (("--max", "hessian.trace=11"), ["inconclusive"], 3),
+    "inconclusive": (("--max", "hessian.trace=10.2"), ["inconclusive"], 3),
     "missing": (("--max", "nme.trace=1"), ["fail"], 1),
     "of another report": (("--max", "sparsity.nonzero=1"), ["fail"], 1),
     "null": (("--max", "gn.trace=1"), ["fail"], 1),
@@ -71,12 +75,12 @@ TABLE: dict[str, tuple[tuple[str, ...], list[str], int]] = {
         1,
     ),
     "pass and inconclusive": (
-        ("--max", "hessian.trace=11", "--max", "loss=1"),
+        ("--max", "hessian.trace=10.2", "--max", "loss=1"),
         ["inconclusive", "pass"],
         3,
     ),
     "inconclusive and fail": (
-        ("--max", "hessian.trace=11", "--max", "loss=0"),
+        ("--max", "hessian.trace=10.2", "--max", "loss=0"),
         ["inconclusive", "fail"],
         1,
     ),
