@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 
 import hessdiag
@@ -194,7 +195,7 @@ def test_kept_eigenvectors_count_as_memory():
 
 
 def test_reports_are_compared_by_what_they_hold(found: Comparison):
-    only = replace(found.b, parts={"nme": found.b.parts["nme"]})
+    only = structs.replace(found.b, parts={"nme": found.b.parts["nme"]})
     unpaired = compare_reports(found.a, only)
     assert list(unpaired.parts) == ["nme"]
     assert not unpaired.paired
@@ -205,15 +206,15 @@ def test_reports_are_compared_by_what_they_hold(found: Comparison):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"loss_name": "mse"}, "different losses"),
-        ({"bn": "batch"}, "different BatchNorm modes"),
-        ({"params": ("fc1.*",)}, "different parameters"),
-        ({"parts": {}}, "no part in common"),
+        (lambda of: {"risk": structs.replace(of.risk, name="mse")}, "different losses"),
+        (lambda of: {"settings": replace(of.settings, bn="batch")}, "different BatchNorm modes"),
+        (lambda of: {"settings": replace(of.settings, params=("fc1.*",))}, "different parameters"),
+        (lambda _: {"parts": {}}, "no part in common"),
     ],
 )
 def test_reports_on_different_things_are_refused(found: Comparison, changes, words: str):
     with pytest.raises(InputError, match=words):
-        compare_reports(found.a, replace(found.b, **changes))
+        compare_reports(found.a, structs.replace(found.b, **changes(found.b)))
 
 
 def test_different_or_unknown_data_are_refused():

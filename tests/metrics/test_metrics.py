@@ -1,11 +1,11 @@
 """Metrics: names, the least spectrum that holds them, readings and their intervals."""
 
-import dataclasses
 import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import hessdiag
 from hessdiag import InputError, Report
@@ -61,7 +61,7 @@ def test_all_common_names_are_read(report: Report):
     assert all(isinstance(of, Reading) and math.isfinite(of.value) for of in found.values())
     gn = report.parts["gn"]
     assert gn.samples is not None
-    samples = dataclasses.replace(gn.samples, layers=None)
+    samples = replace(gn.samples, layers=None)
     assert found["loss"] == Reading(report.loss)
     assert found["gradient.norm"] == Reading(report.gradient_norm)
     assert found["gn.trace"] == Reading.of(gn.trace, {"gn": samples})
