@@ -1,5 +1,6 @@
 """Curvature tracked during a run is that of the diagnostics, and leaves the run as it is."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +180,7 @@ def test_rows_hold_values_errors_and_intervals(tmp_path: Path) -> None:
     start(tmp_path, tracked(), on_epoch=epochs.append)
     for row, epoch in zip(folder.read_metrics(tmp_path), epochs, strict=True):
         for name, reading in epoch.curvature.items():
-            assert row["curvature"][name] == msgspec.to_builtins(reading)
+            assert row["curvature"][name] == json.loads(msgspec.json.encode(reading))
     last = epochs[-1].curvature
     assert last["hessian.trace"].ci95 is not None
     assert last["gn.lambda_max"].ci95 is None
