@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from hessdiag.linalg.trace import Estimate
     from hessdiag.losses.named.cross_entropy import CrossEntropy
     from hessdiag.nets.profiles import Profile, profile
-    from hessdiag.sparsities.sparsity_run import Sparsity, sparsity
+    from hessdiag.sparsities.sparsity_result import Sparsity
+    from hessdiag.sparsities.sparsity_run import sparsity
     from hessdiag.spectra.spectrum_result import Report
     from hessdiag.spectra.spectrum_run import spectrum
     from hessdiag.training import methods
@@ -35,7 +36,7 @@ _HOMES = {
     "Landscape": "hessdiag.landscapes.surfaces",
     "landscape": "hessdiag.landscapes.landscape_run",
     "Plane": "hessdiag.landscapes.planes",
-    "Sparsity": "hessdiag.sparsities.sparsity_run",
+    "Sparsity": "hessdiag.sparsities.sparsity_result",
     "sparsity": "hessdiag.sparsities.sparsity_run",
     "InputError": "hessdiag.errors",
     "GateReport": "hessdiag.gates.gate_run",

@@ -26,6 +26,7 @@ S = TypeVar("S", bound=Struct)
 
 KINDS: dict[str, tuple[str, str]] = {
     "hessdiag.spectrum/1": ("hessdiag.spectra.spectrum", "Report"),
+    "hessdiag.sparsity/1": ("hessdiag.sparsities.sparsity", "Sparsity"),
 }
 """By schema: where ``<kind>_result`` and ``<kind>_document`` lie, and the name of the type.
 

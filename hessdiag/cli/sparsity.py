@@ -47,9 +47,6 @@ def sparsity(
     from hessdiag.cli import console
     from hessdiag.nets import activations
     from hessdiag.nets.profiles import check_threshold
-    from hessdiag.reports.sparsity.plot import sparsity_figure
-    from hessdiag.reports.sparsity.schema import sparsity_json
-    from hessdiag.reports.sparsity.text import sparsity_text
     from hessdiag.sparsities import studies
     from hessdiag.subject import load
 
@@ -66,7 +63,7 @@ def sparsity(
             activations.settle_beta(activation, value)
     with console.progress("sparsity", quiet=output.quiet) as bar:
         found = load(checkpoint, subject, activation=activation, beta=betas[0] if betas else None)
-        found_studies = studies.study(
+        report = studies.study(
             found,
             betas,
             with_initial=initial,
@@ -77,15 +74,7 @@ def sparsity(
             seed=subject.seed,
             on_progress=bar.update,
         )
-    provenance = found.provenance()
-    results.deliver(
-        output,
-        payload=lambda: sparsity_json(
-            found_studies, provenance, seed=subject.seed, num_probes=num_probes
-        ),
-        figure=lambda: sparsity_figure(found_studies, provenance),
-        text=lambda: sparsity_text(found_studies, provenance),
-    )
+    results.show(report, output)
 
 
 def _parse(text: str | None) -> list[float]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from msgspec import Struct
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
@@ -28,16 +28,20 @@ _ISOLATED = (
 )
 
 
-@dataclass(frozen=True)
-class Interval:
-    """An open interval; its ends may be infinite."""
+class Interval(Struct, frozen=True):
+    """An open interval; an end that is infinite is None in JSON."""
 
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends, infinite where not bounded."""
+        low, high = self.low, self.high
+        return -math.inf if low is None else low, math.inf if high is None else high
 
 
-@dataclass(frozen=True)
-class GaussianShare:
+class GaussianShare(Struct, frozen=True):
     """Shares of pre-activations x ~ N(0, std²).
 
     Attributes:
@@ -51,8 +55,7 @@ class GaussianShare:
     above: float
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(Struct, frozen=True):
     """The second derivative of one activation.
 
     Attributes:
@@ -78,6 +81,12 @@ class Profile:
     gaussian: tuple[GaussianShare, ...]
     points: tuple[float, ...]
     values: tuple[float, ...]
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether φ'' is zero far out."""
+        intervals = (*self.nonzero, *self.above)
+        return all(math.isfinite(end) for interval in intervals for end in interval.ends)
 
 
 def profile(
@@ -199,8 +208,8 @@ def _intervals(
         edges.append(math.inf)
     found: list[Interval] = []
     for low, high in zip(edges[::2], edges[1::2], strict=True):
-        if found and low - found[-1].high <= gap:
-            low = found.pop().low
+        if found and low - found[-1].ends[1] <= gap:
+            low = found.pop().ends[0]
         found.append(Interval(low, high))
     return tuple(found)
 
@@ -217,12 +226,13 @@ def _bisect(test: Callable[[Array], NDArray[np.bool_]], low: Array, high: Array)
 
 
 def _mass(intervals: Sequence[Interval], std: float) -> float:
-    return float(sum(ndtr(i.high / std) - ndtr(i.low / std) for i in intervals))
+    ends = (interval.ends for interval in intervals)
+    return float(sum(ndtr(high / std) - ndtr(low / std) for low, high in ends))
 
 
 def _window(above: Sequence[Interval], scale: float) -> Array:
     """Points to draw φ'' at: where it stands out, with some margin."""
-    ends = [end for i in above for end in (i.low, i.high) if math.isfinite(end)]
+    ends = [end for interval in above for end in interval.ends if math.isfinite(end)]
     width = max((abs(end) for end in ends), default=0.0) * 1.15
     width = min(width, 8 * scale) or 4 * scale
     return np.linspace(-width, width, 801)

@@ -208,6 +208,7 @@ class Chart:
         curves: one at least.
         marks: rows of marks below.
         wide: whether it needs the width of a page.
+        tall: whether its shape is to be seen in a terminal too, over several lines.
     """
 
     title: str
@@ -216,6 +217,7 @@ class Chart:
     curves: Sequence[Curve]
     marks: Sequence[Marks] = ()
     wide: bool = False
+    tall: bool = False
 
 
 Item = Table | Chart

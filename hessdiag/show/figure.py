@@ -101,6 +101,8 @@ def _curve(axes: Any, curve: Curve) -> None:
     line |= {"ls": "--"} if "dashed" in more else {}
     line |= {"marker": "o", "ms": 4} if curve.dots else {}
     y = np.asarray(curve.y, float)
+    if "filled" in more:
+        axes.fill_between(curve.x, y, color=COLOURS[colour], alpha=0.15, lw=0)
     if curve.errors is None:
         axes.plot(curve.x, y, **line)
     else:

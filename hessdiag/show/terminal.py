@@ -10,11 +10,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from hessdiag.errors import printable
+from hessdiag.show import braille
 from hessdiag.show.document import Block, Cell, Chart, Document, Row, Table, Verdict
 from hessdiag.show.scales import Scale, scales
 from hessdiag.show.wording import BARS, text_of
 
-_WIDTH = 60  # of a chart, in characters
+_WIDTH, _HEIGHT = 60, 7  # of a chart, in characters
 _ROWS = {"": None, "quiet": "dim", "heading": "bold", "best": "green"}
 VERDICTS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 
@@ -87,6 +88,9 @@ def _chart(chart: Chart, title: str) -> Iterator[Text]:
     along = {"symlog": "symmetric-log axis, ", "log": "log axis, "}.get(x.kind, "")
     yield _text(f"{title}{along}{heights}", "dim")
     places = np.linspace(0, 1, _WIDTH)
+    if chart.tall:
+        yield from _tall(chart, x)
+        return
     for curve in chart.curves:
         at, height = x.share(curve.x), y.share(curve.y)
         seen = np.isfinite(at) & np.isfinite(height)
@@ -94,6 +98,19 @@ def _chart(chart: Chart, title: str) -> Iterator[Text]:
         bars = "".join(BARS[int(np.ceil(value * 8))] for value in np.clip(values, 0, 1))
         yield Text(f"{one_line(curve.label):<{names}}").append(bars, "cyan")
     yield Text(" " * names + _ruler(x), "dim")
+
+
+def _tall(chart: Chart, x: Scale) -> Iterator[Text]:
+    """Draw one curve in dots, its extremes beside it."""
+    places, values = np.asarray(chart.curves[0].x, float), np.asarray(chart.curves[0].y, float)
+    even = np.interp(np.linspace(x.low, x.high, len(values)), places, values)
+    ends = f"{max(even.max(), 0.0):.3g}", f"{min(even.min(), 0.0):.3g}"
+    margin = max(map(len, ends)) + 1
+    lines = braille.draw(even.tolist(), width=_WIDTH, height=_HEIGHT)
+    for place, line in enumerate(lines):
+        label = {0: ends[0], len(lines) - 1: ends[1]}.get(place, "")
+        yield Text(label.rjust(margin - 1) + " ").append(line, "cyan")
+    yield Text(" " * margin + _ruler(x), "dim")
 
 
 def _ruler(scale: Scale) -> str:

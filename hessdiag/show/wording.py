@@ -43,7 +43,9 @@ def text_of(cell: Cell) -> str:
 
 
 def percent(share: float, error: float | None = None) -> str:
-    """Format 100 times a number ± error."""
+    """Format 100 times a number ± error, without rounding anything to all of it."""
+    if error is None and 0.99995 <= share < 1:
+        return "99.99"
     return plus_minus(100 * share, None if error is None else 100 * error)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,72 +13,10 @@ from numpy.typing import NDArray
 from hessdiag.errors import InputError, NotFinite
 from hessdiag.nets.profiles import max_abs
 from hessdiag.sparsities.calls import Call
+from hessdiag.sparsities.sparsity_result import CallSparsity, Histogram, Shares
 
 _NUM_BINS = 48
 _SPREAD = 5.0  # the histogram reaches so many standard deviations from the mean
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of pre-activations.
-
-    Attributes:
-        edges: ``(b + 1,)`` ascending.
-        counts: ``(b,)``.
-        below: how many lie below the first edge.
-        above: how many lie above the last.
-    """
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    below: int
-    above: int
-
-
-@dataclass(frozen=True)
-class Shares:
-    """What part of a set of pre-activations has a second derivative.
-
-    Attributes:
-        num_preactivations: how many there are.
-        nonzero: share with φ'' ≠ 0, exactly, in the dtype.
-        above: share with |φ''| > τ · max |φ''|.
-        mean_abs: mean |φ''|.
-    """
-
-    num_preactivations: int
-    nonzero: float
-    above: float
-    mean_abs: float
-
-
-@dataclass(frozen=True)
-class CallSparsity:
-    """One activation call of the network.
-
-    Attributes:
-        name: module path and, from the second call on, number.
-        function: what is called, with its β.
-        closed_form: whether φ'' is a closed form; else it is differentiated numerically in float64.
-        shares: of its pre-activations.
-        mean: of the pre-activations.
-        std: their standard deviation.
-        peak: max |φ''|: over the real line for a closed form, else over the pre-activations.
-        histogram: of the pre-activations.
-        curve: φ'' at the middle of each bin; None where φ'' is numerical.
-        layers: parameters first used since the activation call before this one.
-    """
-
-    name: str
-    function: str
-    closed_form: bool
-    shares: Shares
-    mean: float
-    std: float
-    peak: float
-    histogram: Histogram
-    curve: tuple[float, ...] | None
-    layers: tuple[str, ...]
 
 
 class Range:
@@ -179,7 +117,7 @@ class Tally:
             name=call.name,
             function=call.function,
             closed_form=call.curve is not None,
-            shares=self.shares(),
+            **msgspec.structs.asdict(self.shares()),
             mean=self.found.mean,
             std=self.found.std,
             peak=self.found.peak,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,45 +17,22 @@ from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
-from hessdiag.linalg.trace import Estimate
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.nets.profiles import DEFAULT_THRESHOLD, check_threshold
+from hessdiag.results import CheckpointOrigin, DataOrigin
 from hessdiag.sparsities.blocks import block_norms
 from hessdiag.sparsities.calls import Call, Decisions, watching
-from hessdiag.sparsities.preactivations import CallSparsity, Range, Shares, Tally
-
-
-@dataclass(frozen=True)
-class Sparsity:
-    """The activation calls of a network on its data.
-
-    Attributes:
-        total: shares over all pre-activations of the network.
-        calls: in the order they run.
-        block_norms: ‖N_ll‖_F of each parameter's block of N, or None where not asked for.
-        threshold: τ.
-        loss_name: name of the loss behind the blocks of N.
-        num_samples: examples in the data.
-        num_parameters: dimension n.
-        dtype: floating type computed in.
-        device: where.
-        bn: BatchNorm mode.
-        seconds: wall-clock time.
-        notes: what the numbers do not see.
-    """
-
-    total: Shares
-    calls: tuple[CallSparsity, ...]
-    block_norms: dict[str, Estimate] | None
-    threshold: float
-    loss_name: str
-    num_samples: int
-    num_parameters: int
-    dtype: str
-    device: str
-    bn: str
-    seconds: float
-    notes: tuple[str, ...] = ()
+from hessdiag.sparsities.preactivations import Range, Tally
+from hessdiag.sparsities.sparsity_result import (
+    LossName,
+    Network,
+    Seconds,
+    Shares,
+    Sparsity,
+    SparsitySettings,
+    Study,
+    qualified,
+)
 
 
 def sparsity(
@@ -135,20 +111,29 @@ def sparsity(
         norms = block_norms(
             decomposition, num_probes=num_probes, seed=seed, on_progress=on_progress
         )
-    return Sparsity(
+    network = Network(
         total=_total([tally.shares() for tally in tallies.values()]),
         calls=tuple(tally.result() for tally in tallies.values()),
         block_norms=norms,
-        threshold=threshold,
-        loss_name=risk.loss.name,
-        num_samples=num_samples,
-        num_parameters=decomposition.num_parameters,
-        dtype=str(risk.dtype).removeprefix("torch."),
-        device=str(risk.device),
-        bn=bn,
-        seconds=time.perf_counter() - began,
+    )
+    found = Sparsity(
+        checkpoint=CheckpointOrigin(num_parameters=decomposition.num_parameters),
+        data=DataOrigin(num_samples=num_samples),
+        loss=LossName(risk.loss.name),
+        settings=SparsitySettings(
+            threshold=threshold,
+            seed=seed,
+            dtype=str(risk.dtype).removeprefix("torch."),
+            device=str(risk.device),
+            bn=bn,
+            batch_size=None,
+            num_probes=num_probes,
+        ),
+        activations=(Study(trained=network),),
+        cost=Seconds(time.perf_counter() - began),
         notes=tuple(_unseen(risk.model)),
     )
+    return qualified(found)
 
 
 def _watch(risk: EmpiricalRisk, decided: Decisions, on_call: Callable[[Call], None]) -> int:
@@ -184,7 +169,7 @@ def _total(parts: Sequence[Shares]) -> Shares:
         num_preactivations=count,
         nonzero=mean(part.nonzero for part in parts),
         above=mean(part.above for part in parts),
-        mean_abs=mean(part.mean_abs for part in parts),
+        mean_abs=mean(part.mean_abs or 0.0 for part in parts),
     )
 
 

@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from hessdiag.errors import InputError
 from hessdiag.nets import activations
 from hessdiag.nets.models import batch_norms
-from hessdiag.nets.profiles import Profile, profile
-from hessdiag.sparsities.sparsity_run import Sparsity, sparsity
+from hessdiag.nets.profiles import profile
+from hessdiag.sparsities.sparsity_result import Network, Seconds, Sparsity, Study, qualified
+from hessdiag.sparsities.sparsity_run import sparsity
 from hessdiag.subject import Subject
-
-
-@dataclass(frozen=True)
-class Study:
-    """One activation and the networks with it.
-
-    Attributes:
-        activation: name; None where the network's factory chooses.
-        beta: β, or None.
-        profile: its second derivative; None where it has no name.
-        initial: the network before training, or None where not asked for.
-        trained: the network with the checkpoint's weights; None without a checkpoint.
-        notes: what qualifies the two networks.
-    """
-
-    activation: str | None
-    beta: float | None
-    profile: Profile | None
-    initial: Sparsity | None
-    trained: Sparsity | None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """Name and β."""
-        return activations.label(self.activation or "activations", self.beta)
 
 
 def study(
@@ -49,7 +25,7 @@ def study(
     seed: int = 0,
     on_progress: Callable[[float, float, str], None] | None = None,
     **options: Any,
-) -> list[Study]:
+) -> Sparsity:
     """Study the subject's activation, once as it is or once for each β.
 
     Args:
@@ -77,44 +53,49 @@ def study(
     kinds = ["initial"] if with_initial or subject.checkpoint is None else []
     kinds += ["trained"] if subject.checkpoint else []
     total = len(subjects) * len(kinds)
-    done = 0
+    looks: list[Sparsity] = []
 
-    def look(kind: str, at: Subject) -> Sparsity | None:
-        nonlocal done
+    def look(kind: str, at: Subject) -> Network | None:
         if kind not in kinds:
             return None
 
         def show(part: float, whole: float) -> None:
             if on_progress is not None:
                 name = activations.label(at.spec.activation or at.spec.name, at.spec.beta)
-                on_progress(done + part / whole, total, name)
+                on_progress(len(looks) + part / whole, total, name)
 
         show(0, 1)
         network = at if kind == "trained" else at.initialised(seed)
-        found = sparsity(
-            network.model,
-            network.batches(),
-            loss=network.loss,
-            dtype=network.dtype,
-            threshold=threshold,
-            seed=seed,
-            on_progress=show,
-            **options,
+        looks.append(
+            sparsity(
+                network.model,
+                network.batches(),
+                loss=network.loss,
+                dtype=network.dtype,
+                threshold=threshold,
+                seed=seed,
+                on_progress=show,
+                **options,
+            )
         )
-        done += 1
-        return found
+        return looks[-1].network
 
-    notes = tuple(_notes(subject, subjects, kinds))
     studies: list[Study] = []
     for at in subjects:
         name, beta = at.spec.activation, at.spec.beta
         if name is not None:
             beta = activations.settle_beta(name, beta)
         shape = None if name is None else profile(name, beta, dtype=at.dtype, threshold=threshold)
-        studies.append(Study(name, beta, shape, look("initial", at), look("trained", at), notes))
+        studies.append(Study(name, beta, shape, look("initial", at), look("trained", at)))
     if on_progress is not None:
         on_progress(total, total, "")
-    return studies
+    whole = replace(
+        looks[0],
+        activations=tuple(studies),
+        cost=Seconds(sum(found.cost.seconds for found in looks)),
+        notes=tuple(note for found in looks for note in found.notes),
+    )
+    return qualified(whole, _notes(subject, subjects, kinds)).of(subject.provenance())
 
 
 def _notes(subject: Subject, subjects: Sequence[Subject], kinds: Sequence[str]) -> list[str]:

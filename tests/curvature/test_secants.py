@@ -121,7 +121,7 @@ def test_the_network_stays_where_it_is():
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_radius_out_of_range_is_refused(radius: float):
-    with pytest.raises(InputError, match="finite_radius. is out of range"):
+    with pytest.raises(InputError, match=r"finite_radius. is out of range"):
         Settings(finite_radius=radius)
 
 

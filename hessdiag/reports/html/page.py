@@ -14,13 +14,11 @@ from hessdiag.reports.html.landscape import landscape
 from hessdiag.reports.html.section import Section, badge, definitions, notes, origin
 from hessdiag.reports.html.sensing import sensing
 from hessdiag.reports.html.sources import Source
-from hessdiag.reports.html.sparsity import sparsity
 from hessdiag.reports.html.sweep import sweep
 from hessdiag.reports.html.training import training
 from hessdiag.reports.html.verdicts import compare, gate
 from hessdiag.reports.landscape.schema import LANDSCAPE
 from hessdiag.reports.sensing.schema import SENSING
-from hessdiag.reports.sparsity.schema import SPARSITY
 from hessdiag.reports.sweep.schema import SWEEP
 from hessdiag.reports.training.schema import SCHEMA as TRAIN
 from hessdiag.show.markup import Markup, tag
@@ -28,7 +26,6 @@ from hessdiag.show.page import Section as Laid
 from hessdiag.show.page import frame, section
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], Section]] = {
-    SPARSITY: sparsity,
     LANDSCAPE: landscape,
     TRAIN: training,
     SWEEP: sweep,

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hessdiag.reports.sparsity.drawing import draw
 from rich.console import Console
 
 from hessdiag.metadata import Provenance
-from hessdiag.reports.sparsity.drawing import draw
 from hessdiag.reports.sparsity.text import sparsity_text
 from hessdiag.sparsities.studies import Study
 from tests.reports.sparsity.conftest import HOSTILE, make

@@ -1,1 +1,0 @@
-"""The sparsity report as text, JSON and plot."""
