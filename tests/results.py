@@ -3,11 +3,16 @@
 import functools
 from collections.abc import Callable
 
+from msgspec import structs
+from torch import nn
+
 import hessdiag
-from hessdiag import Report
+from hessdiag import Report, Sparsity
 from hessdiag.metadata import ModelSpec, Provenance
+from hessdiag.nets import activations
 from hessdiag.results import Result
-from tests.cases import BY_NAME
+from hessdiag.sparsities.sparsity_result import Study, qualified
+from tests.cases import BY_NAME, labels, mlp, normal, seeded
 
 PROVENANCE = Provenance(
     "run/model.safetensors",
@@ -38,9 +43,53 @@ def sparse_spectrum() -> Report:
     )
 
 
+@functools.cache
+def network(name: str, beta: float | None = None, *, seed: int = 0) -> Sparsity:
+    """Look at a perceptron of 5 and 4 neurons with this activation, the blocks of N included."""
+
+    def build() -> nn.Module:
+        return mlp(lambda: activations.make(name, beta), 4, 5, 4, 3)  # pyright: ignore
+
+    batches = [(normal(9, 4), labels(9))]
+    return hessdiag.sparsity(seeded(build, seed), batches, with_nme=True, num_probes=4)
+
+
+def sparsity(name: str, *betas: float | None, trained: bool = True) -> Sparsity:
+    """Make what the command makes of an activation, alone or by β, before and after training."""
+    studies = tuple(
+        Study(
+            name,
+            beta,
+            hessdiag.profile(name, beta),
+            network(name, beta).network,
+            network(name, beta, seed=1).network if trained else None,
+        )
+        for beta in betas
+    )
+    return qualified(structs.replace(network(name, betas[0]), activations=studies)).of(PROVENANCE)
+
+
+@functools.cache
+def mixed() -> Sparsity:
+    """Look at a network of its own activations, one of which has no closed form."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(4, 5), nn.Hardswish(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)
+        )
+
+    return hessdiag.sparsity(seeded(build), [(normal(9, 4), labels(9))])
+
+
 RESULTS: dict[str, Callable[[], Result]] = {
     "spectrum": lambda: spectrum().of(PROVENANCE),
     "spectrum, of a network without a name": spectrum,
     "spectrum, sparse": sparse_spectrum,
+    "sparsity": lambda: sparsity("beta_gelu", 2.0),
+    "sparsity, by β": lambda: sparsity("beta_gelu", 1.0, 5.0, 100.0),
+    "sparsity, alone": lambda: sparsity("beta_gelu", 50.0, trained=False),
+    "sparsity, without φ''": lambda: sparsity("relu", None, trained=False),
+    "sparsity, unbounded": lambda: sparsity("squared_relu", None, trained=False),
+    "sparsity, of a network without a name": mixed,
 }
 """By name; each test of a medium takes all of them."""

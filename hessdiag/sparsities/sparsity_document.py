@@ -60,12 +60,12 @@ def document(report: Sparsity) -> Document:
 
 
 def _title(report: Sparsity) -> str:
-    studies = report.activations
+    studies, first = report.activations, report.activations[0]
     if len(studies) > 1:
         where = f"{report.model.name} on {report.data.spec} ({report.data.split})"
-        return f"{studies[0].activation} by β in {where}"
-    if studies[0].trained is None and studies[0].profile is not None:
-        return f"φ'' of {studies[0].title}, max |φ''| = {studies[0].profile.peak:.6g}"
+        return f"{first.activation} by β in {where}"
+    if first.trained is None and first.profile is not None:
+        return f"φ'' of {first.title}, max |φ''| = {first.profile.peak:.6g}"
     return subject(report)
 
 

@@ -15,14 +15,13 @@ from hessdiag.metadata import DataSpec, Metadata, ModelSpec, Provenance
 from hessdiag.nets import checkpoints, models
 from hessdiag.reports.gate.schema import gate_json
 from hessdiag.reports.payload import dumps
-from hessdiag.reports.sparsity.schema import sparsity_json
 from hessdiag.training import folder, loop, methods
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import find
 from hessdiag.training.run import Run
 from tests.cases import BY_NAME
 from tests.reports.html.conftest import compare_payload, train_payload
-from tests.reports.sparsity.conftest import make
+from tests.results import sparsity as looked_at
 
 RECIPE = """
 lr = 0.1
@@ -80,7 +79,7 @@ def _reports() -> dict[str, dict[str, Any]]:
     origin = Provenance("model.pt", "c" * 64, SPEC, "digits", "train", "d" * 64, 5)
     spectrum = json.loads(report.of(origin).to_json())
     base = {key: spectrum[key] for key in ("version", "checkpoint", "model", "data")}
-    sparsity = sparsity_json([make("beta_gelu", 2.0, trained=True)], origin, seed=0, num_probes=4)
+    sparsity = json.loads(looked_at("beta_gelu", 2.0).to_json())
     verdict = review(spectrum, {"max": {"hessian.trace": 1.0}, "min": {"accuracy": 0.5}})
     return {
         "spectrum": spectrum,

@@ -33,8 +33,8 @@ def test_every_curve_and_mark_is_drawn(name: str):
     drawn = figure.figure(told)
     lines = [line for axes in drawn.axes for line in axes.lines]
     for curve in (curve for chart in charts for curve in chart.curves):
-        (same,) = [line for line in lines if line.get_label() == curve.label]
-        np.testing.assert_array_equal(same.get_ydata(), np.asarray(curve.y))
+        heights = [line.get_ydata() for line in lines if line.get_label() == curve.label]
+        assert any(np.array_equal(found, np.asarray(curve.y), True) for found in heights)
     marks = [value for chart in charts for row in chart.marks for value, _ in row.values]
     places = [float(np.ravel(line.get_xdata())[0]) for line in lines if len(line.get_xdata()) == 1]
     assert sorted(places) == sorted(marks)

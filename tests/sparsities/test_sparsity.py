@@ -91,7 +91,7 @@ def test_the_numbers_are_those_counted_by_hand():
     assert found.total.nonzero == pytest.approx((every != 0).double().mean().item())
     assert found.total.mean_abs == pytest.approx(every.abs().mean().item(), rel=1e-9)
     assert (found.num_samples, found.num_parameters) == (23, 93)
-    assert found.threshold == THRESHOLD
+    assert found.settings.threshold == THRESHOLD
 
 
 @pytest.mark.parametrize("outlier", [1.0, 1e4])
@@ -133,7 +133,7 @@ def test_batching_is_of_no_account(sizes: tuple[int, ...]):
 
 def test_float32_is_near_float64_and_underflows_earlier():
     a, b = (sparsity(network(), [(X, Y)], dtype=d) for d in (torch.float64, torch.float32))
-    assert (a.dtype, b.dtype) == ("float64", "float32")
+    assert (a.settings.dtype, b.settings.dtype) == ("float64", "float32")
     assert b.calls[1].shares.mean_abs == pytest.approx(a.calls[1].shares.mean_abs, rel=1e-5)
     a, b = (sparsity(network(beta=30.0), [(X, Y)], dtype=d) for d in (torch.float64, torch.float32))
     assert b.calls[0].shares.nonzero < a.calls[0].shares.nonzero
@@ -159,7 +159,7 @@ def test_batch_norm_by_the_batch():
         model.get_parameter("bn1.bias"),
         training=True,
     )
-    assert found.bn == "batch"
+    assert found.settings.bn == "batch"
     assert found.calls[0].mean == pytest.approx(seen.mean().item(), rel=1e-10)
     assert found.calls[0].mean != pytest.approx(sparsity(model, [(x, y)]).calls[0].mean, rel=1e-3)
 

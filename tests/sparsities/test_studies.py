@@ -12,7 +12,8 @@ from hessdiag.errors import InputError
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
-from hessdiag.sparsities.studies import Study, study
+from hessdiag.sparsities.sparsity_result import Study
+from hessdiag.sparsities.studies import study
 from hessdiag.training import loop
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import Recipe
@@ -37,8 +38,8 @@ def fresh(activation: str | None = "beta_gelu", beta: float | None = 1.0, **opti
     return subject.load(None, activation=activation, beta=beta, **options)
 
 
-def look(*args: Any, **options: Any) -> list[Study]:
-    return study(*args, threshold=1e-3, **options)
+def look(*args: Any, **options: Any) -> tuple[Study, ...]:
+    return study(*args, threshold=1e-3, **options).activations
 
 
 def test_a_fresh_network_has_only_an_initial_state():
@@ -46,7 +47,7 @@ def test_a_fresh_network_has_only_an_initial_state():
     assert (found.activation, found.beta, found.title) == ("gelu", None, "gelu")
     assert found.trained is None
     assert found.initial is not None
-    assert found.initial.num_samples == 20
+    assert study(fresh("gelu", None), threshold=1e-3).num_samples == 20
     assert found.profile is not None
     assert found.profile.activation == "gelu"
 

@@ -14,12 +14,10 @@ from hessdiag.reports.html.sources import Source
 from hessdiag.reports.landscape.schema import landscape_json
 from hessdiag.reports.payload import dumps, finite
 from hessdiag.reports.sensing.schema import sensing_json
-from hessdiag.reports.sparsity.schema import sparsity_json
 from hessdiag.reports.sweep.schema import sweep_json
 from hessdiag.training.sensing import Settings, sensing
 from hessdiag.training.trials import Sweep
 from tests.cases import BY_NAME
-from tests.reports.sparsity.conftest import make
 from tests.reports.sweep.conftest import cell
 
 Payload = dict[str, Any]
@@ -103,8 +101,6 @@ def payloads(report: Report, sparse_report: Report, provenance: Provenance) -> d
     origin = {key: spectrum[key] for key in ("version", "checkpoint", "model", "data")}
     nameless = {**origin, "model": dict.fromkeys(origin["model"])}
     failed = cell("sam", "diverged", None, rho=1.0)
-    trained = [make("beta_gelu", beta, trained=True) for beta in (2.0, 5.0)]
-    options = {"seed": 0, "num_probes": 4}
     model, batches, loss = BY_NAME["mlp-gelu"]
     settings = Settings(6, 2, 12, lr=0.01, steps=8, dtype="float64", device="cpu")
     diverging = replace(settings, lr=1.0, dtype="float32")
@@ -112,9 +108,6 @@ def payloads(report: Report, sparse_report: Report, provenance: Provenance) -> d
         model, batches, loss=loss, plane="gn", resolution=3, num_probes=2, params="fc*"
     )
     found = {
-        "sparsity": sparsity_json(trained[:1], provenance, **options),
-        "sparsity, by β": sparsity_json(trained, provenance, **options),
-        "sparsity, alone": sparsity_json([make("relu")], provenance, **options),
         "landscape": landscape_json(plane, provenance),
         "landscape, two weights": landscape_json(two_weights.compare(resolution=5)),
         "sensing": sensing_json(sensing(settings)),
