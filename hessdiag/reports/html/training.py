@@ -128,4 +128,4 @@ def _bound(bound: dict[str, Any]) -> Markup:
         [name.replace("_", " "), estimate(value) if isinstance(value, dict) else number(value)]
         for name, value in bound.items()
     ]
-    return table("PAC-Bayes bound, leading terms", ["", "value"], rows)
+    return table("Leading terms of the PAC-Bayes bound, of a sample: no bound", ["", "value"], rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import msgspec
+
 from hessdiag.curvature.pac_bayes import PacBayes
 from hessdiag.reports import payload
 from hessdiag.training import methods
@@ -62,4 +64,5 @@ def _bound(bound: PacBayes | None) -> dict[str, Any] | None:
     if bound is None:
         return None
     complexity = bound.complexity
-    return {"value": bound.value, "complexity": complexity, **dataclasses.asdict(bound)}
+    least = {"value": bound.value, "at_least": bound.at_least, "complexity": complexity}
+    return {**least, **msgspec.to_builtins(bound)}

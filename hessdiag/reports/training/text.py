@@ -19,7 +19,8 @@ def train_text(found: Finished) -> Text:
     if (bound := found.pac_bayes) is not None:
         alpha = plus_minus(bound.alpha.value, bound.alpha.stderr)
         lines.append(
-            f"PAC-Bayes, leading terms: loss ≤ {bound.value:.3g}, with α = {alpha}, "
+            f"PAC-Bayes, leading terms: about {bound.value:.3g}, at least {bound.at_least:.3g} "
+            f"(95 %), no bound: α = {alpha} of the example that looked sharpest, "
             f"r = {bound.radius:.3g}, C = {bound.loss_bound:.3g}, n = {bound.num_train:,}"
         )
     shared = f" in {found.num_processes} processes" if found.num_processes > 1 else ""

@@ -48,7 +48,7 @@ def test_it_holds_the_epochs(found: Finished):
     report = laid_out(found)
     assert [row["number"] for row in report["epochs"]] == [1, 2, 3, 4]
     assert report["epochs"][0]["curvature"] == {}
-    trace = {"value": 30.0, "error": 2.0, "ci95": [26.0, 34.0], "num_probes": None}
+    trace = {"value": 30.0, "error": 2.0, "ci95": [26.0, 34.0], "num_probes": None, "samples": None}
     assert report["epochs"][1]["curvature"]["hessian.trace"] == trace
     assert report["epochs"][1]["num_skipped"] == 1
     assert report["best_epoch"] == 2
@@ -60,6 +60,7 @@ def test_it_holds_the_bound_and_the_cost(found: Finished):
     assert bound is not None
     assert report["pac_bayes"] == {
         "value": bound.value,
+        "at_least": bound.at_least,
         "complexity": bound.complexity,
         "empirical_loss": 0.5,
         "alpha": {"value": 30.0, "stderr": 2.0, "ci95": [26.0, 34.0], "num_probes": 8},

@@ -24,7 +24,8 @@ def test_a_run_in_a_few_lines(found: Finished):
         "perturbation.trace: 29.0 ± 3.0",
         "nme.lambda_max: 5.0000 ± 0.0010",
         "sparsity.nonzero: 0.75",
-        "PAC-Bayes, leading terms: loss ≤ 2.62, with α = 30.0 ± 2.0, r = 4, C = 2, n = 270",
+        "PAC-Bayes, leading terms: about 2.62, at least 2.48 (95 %), no bound: α = 30.0 ± 2.0 of "
+        "the example that looked sharpest, r = 4, C = 2, n = 270",
         "12.3 s, 568 images/s, peak memory 1.50 GiB, float32 on cuda:0 in 2 processes",
     ]
 
