@@ -1,51 +1,60 @@
-"""Block Lanczos with full reorthogonalisation, thick restart and residual bounds.
+"""Block Lanczos with full reorthogonalisation, thick restart, and intervals that hold.
 
-One run serves three purposes: its first product holds the trace samples of the starting probes,
-its projection before the first restart is the Gauss quadrature of the spectral density, and its
-extreme Ritz values, refined by thick restarts, are the eigenvalues at both ends of the spectrum.
+One run serves two purposes: its projection before the first restart is the Gauss quadrature of the
+spectral density, and its extreme Ritz values, refined by thick restarts, are the eigenvalues at
+both ends of the spectrum.
 
 Products may be float32; all coefficients are float64. The whole projection Q A Qᵀ is kept (full
 reorthogonalisation computes it anyway), so its asymmetry measures the rounding of the products,
-and no reported residual is smaller than that.
+and no reported residual is smaller than that. Where asked for, the final Ritz vectors are
+multiplied once more in float64, and values and residuals are those of that product.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.linalg import eigh
 from torch import Tensor
 
+from hessdiag.linalg.enclosures import CONFIDENCE, outer_bounds, upper_ends
+from hessdiag.linalg.krylov import KrylovBasis
 from hessdiag.linalg.space import FLAT, Array, Space
 from hessdiag.seeds import stream
 
 
 @dataclass(frozen=True)
 class RitzValue:
-    """An eigenvalue estimate θ.
+    """An estimate θ of the k-th eigenvalue from one end of the spectrum.
 
     Attributes:
         value: θ.
-        residual: bound on ‖A y − θ y‖ for its unit Ritz vector y; an eigenvalue of A lies within
-            this distance of θ.
-        converged: the residual is below the tolerance times the spectral scale max |θ|.
+        residual: bound on ‖A y − θ y‖ for its unit Ritz vector y: some eigenvalue of A lies within
+            this distance of θ, though not always the k-th.
+        converged: the residual is small beside |θ|, or beside the rounding of the spectrum.
+        interval: holds the k-th eigenvalue: its inner end up to rounding, its outer end with
+            probability ``confidence`` over the random start. None in old reports.
+        confidence: that the intervals of a run hold, all together.
     """
 
     value: float
     residual: float
     converged: bool
+    interval: tuple[float, float] | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
 class Quadrature:
-    """Gauss quadrature of the spectral measures of the starting probes.
+    """Gauss quadrature of the spectral measures of the starting rows.
 
     Attributes:
         nodes: ``(m,)`` Ritz values, ascending.
-        weights: ``(b, m)``, one row per probe, each summing to 1.
+        weights: ``(b, m)``, one row per starting row, each summing to 1.
     """
 
     nodes: Array
@@ -59,7 +68,7 @@ class LanczosResult:
     Attributes:
         top: largest eigenvalues, the largest first.
         bottom: smallest eigenvalues, the smallest first.
-        quadrature: of the starting probes, or None.
+        quadrature: of the starting rows, or None.
         num_steps: block steps taken.
         top_vectors: ``(k, n)`` unit Ritz vectors of ``top``; None where not asked for.
     """
@@ -72,8 +81,18 @@ class LanczosResult:
 
 
 def default_tolerance(dtype: torch.dtype) -> float:
-    """Residual over spectral scale at which a Ritz value counts as converged: 1e-3 or 1e-10."""
+    """Residual over |θ| at which a Ritz value counts as converged: 1e-3 or 1e-10."""
     return 1e-10 if dtype == torch.float64 else 1e-3
+
+
+def gaussian_rows(
+    count: int, size: int, *, seed: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Draw a start ``(count, n)`` with entries from N(0, 1); row i depends on seed and i alone."""
+    rows = torch.empty(count, size, dtype=dtype, device=device)
+    for index, row in enumerate(rows):
+        FLAT.fill_normal(row, torch.Generator().manual_seed(stream(seed, "start", index)))
+    return rows
 
 
 def lanczos(
@@ -85,204 +104,180 @@ def lanczos(
     tolerance: float | None = None,
     max_steps: int = 100,
     seed: int = 0,
-    watch: Callable[[Tensor, Tensor], None] | None = None,
     with_vectors: bool = False,
+    refine: bool = False,
     space: Space = FLAT,
 ) -> Generator[Tensor, Tensor, LanczosResult]:
     """Find the ``top_k`` largest and ``top_k`` smallest eigenvalues of A, and its quadrature.
 
-    ``A Qᵀ = Qᵀ T + Rᵀ`` with Q the basis (rows) and T its projection; the block of ``start`` finds
-    every eigenvalue with its multiplicity up to the block size.
+    ``A Qᵀ = Qᵀ T + Pᵀ C`` with Q the basis (rows), T its projection and P the block that comes
+    next. A Gaussian block of b finds each eigenvalue with its multiplicity, up to b; a block larger
+    than ``top_k`` also tells what the next eigenvalue is at most, which the intervals need.
 
-    Cost: one block of b products a step; ``(basis_size + b) n`` numbers of memory.
+    Cost: one block of b products a step, and ``2 top_k`` to refine; ``(basis_size + b) n`` numbers
+    of memory, to refine ``6 top_k n`` in float64 beside them.
 
     Args:
-        start: ``(b, n)`` starting block, any scale; linearly dependent rows are replaced.
+        start: ``(b, n)`` independent N(0, 1) entries, on which the intervals rest; values and
+            residuals do not. Linearly dependent rows are replaced.
         top_k: eigenvalues wanted at each end, ``0 <= top_k <= n``.
         depth: block steps of the quadrature; 0 for none.
         basis_size: vectors kept at most; at least ``2 top_k + 2 b`` and ``b depth``, or n.
-        tolerance: residual over spectral scale at which a Ritz value counts as converged.
+        tolerance: residual over |θ| at which a Ritz value counts as converged; near zero, a
+            thousandth of it over the spectral scale max |θ|.
         max_steps: block steps (passes) at most; what has not converged by then says so.
         seed: for the random vectors that replace exhausted directions.
-        watch: called with ``start`` and its products ``A start`` after the first step.
         with_vectors: whether to return the Ritz vectors of the largest eigenvalues.
+        refine: whether to ask for the products of the final Ritz vectors in float64.
         space: in which the vectors lie.
 
     Returns:
         LanczosResult, the largest and the smallest eigenvalue first in ``top`` and ``bottom``;
         fewer than ``top_k`` of them, and no quadrature, if ``max_steps`` ends the run before.
 
-    Source: Wu and Simon (2000), thick restart; Golub and Meurant (2010), ch. 7, quadrature.
+    Raises:
+        NotFinite: a product.
+
+    Source: Wu and Simon (2000), thick restart; Golub and Meurant (2010), ch. 7, quadrature;
+        for the intervals :mod:`hessdiag.linalg.enclosures`.
     """
-    basis = _Basis(start, basis_size, seed, space)
+    basis = KrylovBasis(start, basis_size, seed, space)
     tolerance = default_tolerance(start.dtype) if tolerance is None else tolerance
     quadrature = None
     step = 0
     while True:
         products = yield basis.pending
-        if step == 0 and watch is not None:
-            watch(start, space.combine(basis.start_coefficients, products))
         basis.absorb(products)
         del products
         step += 1
         theta, vectors = np.linalg.eigh(basis.projection())
-        residuals = basis.residuals(vectors)
+        couplings = np.linalg.norm(basis.coupling(vectors), axis=1)
         exhausted = basis.num_pending == 0
         if depth and quadrature is None and (step == depth or exhausted):
-            weights = (basis.start_weights @ vectors[: len(basis.start_weights)]) ** 2
-            quadrature = Quadrature(theta, weights)
-        scale = max(float(np.abs(theta).max()), np.finfo(np.float64).tiny)
-        done = residuals <= tolerance * scale
+            weights = (basis.start_weights @ vectors[: basis.start_weights.shape[1]]) ** 2
+            quadrature = Quadrature(theta * basis.unit, weights)
         enough = len(theta) >= min(2 * top_k, basis.size)
-        wanted = np.r_[0 : min(top_k, len(theta)), max(len(theta) - top_k, 0) : len(theta)]
+        wanted = _outermost(len(theta), top_k)
+        done = bool((couplings <= _allowed(theta, tolerance, basis.epsilon))[wanted].all())
         sampled = not depth or quadrature is not None
-        if exhausted or step >= max_steps or (sampled and enough and bool(done[wanted].all())):
+        if exhausted or step >= max_steps or (sampled and enough and done):
             break
         if basis.is_full:
             basis.restart(vectors, theta, 2 * top_k)
-    ritz = [
-        RitzValue(float(value), float(residual), bool(ok))
-        for value, residual, ok in zip(theta, residuals, done, strict=True)
-    ]
-    top = tuple(reversed(ritz[-top_k:])) if top_k else ()
-    chosen = vectors[:, ::-1][:, : len(top)] if with_vectors else None
-    top_vectors = None if chosen is None else basis.combine(chosen)
-    return LanczosResult(top, tuple(ritz[:top_k]), quadrature, step, top_vectors)
+    if not top_k:
+        return LanczosResult((), (), quadrature, step)
+    pairs = _projected(basis, theta, vectors, wanted)
+    if refine:
+        pairs = yield from _refined(basis, pairs)
+    top, bottom = (
+        _end(sign, pairs, _beyond(sign, basis, theta, vectors, top_k), tolerance, basis)
+        for sign in (1, -1)
+    )
+    rows = None
+    if with_vectors:
+        chosen = pairs.turn[:, ::-1].T[: len(top)]
+        rows = space.combine(chosen, basis.rows[: basis.done])
+    return LanczosResult(top[:top_k], bottom[:top_k], quadrature, step, rows)
 
 
-class _Basis:
-    """Orthonormal rows Q, the raw projection M = Q A Qᵀ, and the block that awaits its products.
+def _outermost(count: int, top_k: int) -> NDArray[np.intp]:
+    """Indices of ``top_k`` of so many values at each end."""
+    return np.unique(np.r_[: min(top_k, count), max(count - top_k, 0) : count])
 
-    Rows ``[0, done)`` have had their products; the ``num_pending`` rows after them have not.
-    ``M[i, j]`` is the component of ``A q_i`` along ``q_j``, so M should be symmetric.
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Ritz pairs of both ends, ascending, in the basis's unit.
+
+    Attributes:
+        values: ``(w,)`` Ritz values.
+        residuals: ``(w, w)`` inner products of the vectors ``A y − θ y``.
+        turn: ``(done, w)`` coefficients of the vectors y.
+        rounding: of values and residuals.
+        blur: of the run that they come from: how far A may differ from what it has seen.
     """
 
-    def __init__(self, start: Tensor, basis_size: int, seed: int, space: Space = FLAT) -> None:
-        self.space = space
-        num_rows, self.size = len(start), space.size(start)
-        self.block_size = min(num_rows, self.size)
-        self.capacity = min(basis_size, self.size)
-        num_rows = min(self.capacity + self.block_size, self.size)
-        self.rows = space.zeros(num_rows, start)
-        self.raw = np.zeros((num_rows, num_rows))
-        self.done = self.num_pending = 0
-        self.last = 0  # first row of the block absorbed last
-        self.random = torch.Generator().manual_seed(stream(seed, "replacement"))
-        self.rounding = 0.0  # of the projections that restarts have replaced
-        norms = np.array([self._norm(row) for row in start.split(1)])
-        scales = torch.from_numpy(np.where(norms > 0, norms, 1.0))
-        unit = start / scales.to(start)[:, None]
-        self.start_weights = self._append(unit, scale=1.0)  # unit = weights @ Q
-        self.start_coefficients = self.start_weights * norms[:, None]  # start = coefficients @ Q
+    values: Array
+    residuals: Array
+    turn: Array
+    rounding: float
+    blur: float
 
-    @property
-    def pending(self) -> Tensor:
-        """The block ``(b, n)`` whose products are wanted next."""
-        return self.rows[self.done : self.done + self.num_pending]
 
-    @property
-    def is_full(self) -> bool:
-        """Whether there is no room to absorb the pending block."""
-        return self.capacity < self.size and self.done + self.num_pending > self.capacity
+def _projected(
+    basis: KrylovBasis, theta: Array, vectors: Array, wanted: NDArray[np.intp]
+) -> _Pairs:
+    """Take the pairs from the projection."""
+    coupling, rounding = basis.coupling(vectors[:, wanted]), basis.rounding()
+    return _Pairs(theta[wanted], coupling @ coupling.T, vectors[:, wanted], rounding, rounding)
 
-    def projection(self) -> Array:
-        """T = Q A Qᵀ over the absorbed rows, symmetrised."""
-        raw = self.raw[: self.done, : self.done]
-        return (raw + raw.T) / 2
 
-    def coupling(self, vectors: Array) -> Array:
-        """Components of ``A y - θ y`` along the pending block, for Ritz vectors (columns)."""
-        pending = slice(self.done, self.done + self.num_pending)
-        return vectors[self.last :].T @ self.raw[self.last : self.done, pending]
+def _refined(basis: KrylovBasis, pairs: _Pairs) -> Generator[Tensor, Tensor, _Pairs]:
+    """Project A anew on the span of the pairs, with products in float64.
 
-    def residuals(self, vectors: Array) -> Array:
-        """Bound ‖A y − θ y‖ for each Ritz vector: coupling to the pending block plus rounding."""
-        rounding = self.rounding + self._asymmetry()
-        return np.hypot(np.linalg.norm(self.coupling(vectors), axis=1), rounding)
+    What these products say beyond the Lanczos relation is the error of the products before.
+    """
+    space, rows = basis.space, basis.rows[: basis.done]
+    wide = space.zeros(len(pairs.values), rows, torch.float64)
+    space.combine(pairs.turn.T, rows, out=wide)
+    products = (yield wide) / basis.unit
+    form = space.gram(wide, products)
+    values, turn = eigh((form + form.T) / 2, space.gram(wide, wide))
+    rest = space.combine(turn.T, products)
+    space.add(rest, -values[:, None] * turn.T, wide)
+    residuals = space.gram(rest, rest)
+    space.add(products, -np.diag(pairs.values), wide)
+    space.add(products, -basis.coupling(pairs.turn), basis.pending)
+    error = float(np.sqrt(space.dots(products, products).max()))
+    rounding = float(np.linalg.norm(form - form.T, axis=1).max()) / 2
+    rounding += 16 * torch.finfo(torch.float64).eps * float(np.abs(values).max())
+    return _Pairs(values, residuals, pairs.turn @ turn, rounding, max(pairs.blur, error))
 
-    def combine(self, vectors: Array) -> Tensor:
-        """Rows ``(k, n)`` that coefficient columns ``(done, k)`` give."""
-        return self.space.combine(vectors.T, self.rows[: self.done])
 
-    def _asymmetry(self) -> float:
-        raw = self.raw[: self.done, : self.done]
-        return float(np.linalg.norm(raw - raw.T, axis=1).max()) / 2
+def _beyond(sign: int, basis: KrylovBasis, theta: Array, vectors: Array, top_k: int) -> Array:
+    """Bound A on the complement of the 0, 1, … topmost Ritz vectors, −A for the bottom ones."""
+    values, vectors = sign * theta[::-sign], vectors[:, ::-sign]
+    if basis.done == basis.size:  # nothing is left but what has been seen
+        return np.append(values, -np.inf)[: top_k + 1]
+    return outer_bounds(
+        values,
+        sign * basis.coupling(vectors),
+        lambda mu: basis.start_along(sign * mu) @ vectors,
+        len(basis.start_coefficients),
+        top_k + 1,
+    )
 
-    def absorb(self, products: Tensor) -> None:
-        """Take in ``A q`` for the pending rows; what is new in it becomes the pending block."""
-        begin, end = self.done, self.done + self.num_pending
-        block = products.clone()
-        self.last, self.done, self.num_pending = begin, end, 0
-        self.raw[begin:end, :end] = self._orthogonalise(block, self.rows[:end])
-        coefficients = self._append(block, scale=float(np.abs(self.raw[:end, :end]).max()))
-        self.raw[begin:end, end : end + self.num_pending] = coefficients
 
-    def restart(self, vectors: Array, theta: Array, num_wanted: int) -> None:
-        """Keep the outermost Ritz vectors and the pending block: thick restart."""
-        keep = max(num_wanted, (self.done - self.block_size) // 2)
-        keep = min(keep, self.capacity - self.block_size)
-        chosen = np.r_[0 : keep // 2, len(theta) - (keep - keep // 2) : len(theta)]
-        coupling = self.coupling(vectors[:, chosen])
-        self.rounding = max(self.rounding, self._asymmetry())
-        done, end = self.done, self.done + self.num_pending
-        turn = np.zeros((keep + end - done, end))
-        turn[:keep, :done], turn[keep:, done:] = vectors[:, chosen].T, np.eye(end - done)
-        self.space.combine(turn, self.rows[:end], out=self.rows[: len(turn)])
-        self.raw[:] = 0.0
-        self.raw[:keep, :keep] = np.diag(theta[chosen])
-        self.raw[:keep, keep : keep + end - done] = coupling
-        self.done, self.last = keep, 0
+def _end(
+    sign: int, pairs: _Pairs, beyond: Array, tolerance: float, basis: KrylovBasis
+) -> tuple[RitzValue, ...]:
+    """Make the Ritz values of one end, the outermost first."""
+    count = len(beyond) - 1
+    values = sign * pairs.values[::-sign][:count]
+    residuals = pairs.residuals[::-sign, ::-sign][:count, :count]
+    inner = values - pairs.rounding
+    outer = upper_ends(values, residuals, beyond[: len(values) + 1] + pairs.blur) + pairs.rounding
+    bounds = np.hypot(np.sqrt(np.diag(residuals)), pairs.rounding)
+    converged = bounds <= _allowed(pairs.values, tolerance, basis.epsilon)[::-sign][:count]
+    return tuple(
+        RitzValue(
+            sign * float(value) * basis.unit,
+            float(bound) * basis.unit,
+            bool(ok),
+            (float(ends[0]), float(ends[1])),
+            CONFIDENCE,
+        )
+        for value, bound, ok, ends in zip(
+            values,
+            bounds,
+            converged,
+            np.sort(sign * basis.unit * np.array([inner, outer]).T, axis=1),
+            strict=True,
+        )
+    )
 
-    def _append(self, block: Tensor, scale: float) -> Array:
-        """Make orthonormal pending rows of ``block`` (overwritten); returns S, block = S Q_new.
 
-        The block is orthogonal to the basis already. Rows that vanish to rounding are replaced by
-        random directions, with coefficient zero: the space is invariant there, and further
-        copies of its eigenvalues lie outside it.
-        """
-        room = min(len(block), len(self.rows) - self.done)
-        coefficients = np.zeros((len(block), room))
-        negligible = 10 * torch.finfo(block.dtype).eps * scale
-        for i, row in enumerate(block.split(1)):
-            if (new := self.num_pending) == room:
-                coefficients[i] = self._orthogonalise(row, self.pending)
-                continue
-            before = self._norm(row)
-            coefficients[i, :new] = self._orthogonalise(row, self.pending)
-            norm = self._norm(row)
-            basis = self.rows[: self.done + new]
-            if norm > negligible and (norm < before / 2 or norm < 100 * negligible):
-                row /= norm  # much cancelled, so what is left must be cleaned of the basis again
-                self._orthogonalise(row, basis)
-                norm *= (left := self._norm(row))
-                row *= norm / max(left, torch.finfo(row.dtype).tiny)
-            if norm > negligible:
-                coefficients[i, new] = norm
-            else:
-                self._replace(row, basis)
-            self.rows[self.done + new] = row[0] / self._norm(row)
-            self.num_pending += 1
-        return coefficients
-
-    def _replace(self, row: Tensor, basis: Tensor) -> None:
-        """Fill ``row`` with a random direction orthogonal to the basis."""
-        enough = 1e3 * torch.finfo(row.dtype).eps * self.size**0.5
-        left = 0.0
-        while left <= enough:  # of a draw of norm √n; less would be rounding
-            self.space.fill_normal(row, self.random)
-            self._orthogonalise(row, basis)
-            left = self._norm(row)
-        row /= left
-        self._orthogonalise(row, basis)
-
-    def _norm(self, row: Tensor) -> float:
-        return math.sqrt(float(self.space.gram(row, row)[0, 0]))
-
-    def _orthogonalise(self, block: Tensor, rows: Tensor) -> Array:
-        """Remove from ``block`` (in place) its components along ``rows``, twice; returns them."""
-        components = np.zeros((len(block), len(rows)))
-        for _ in range(2 if len(rows) else 0):
-            part = self.space.gram(block, rows)
-            self.space.add(block, -part, rows)
-            components += part
-        return components
+def _allowed(theta: Array, tolerance: float, epsilon: float) -> Array:
+    """Residuals at which Ritz values count as converged."""
+    scale = float(np.abs(theta).max())
+    return np.maximum(tolerance * np.abs(theta), max(1e-3 * tolerance, 1e-12, 8 * epsilon) * scale)

@@ -26,12 +26,16 @@ class Space(Protocol):
         """Tell the dimension n of the block's vectors."""
         ...
 
-    def zeros(self, count: int, like: Tensor) -> Tensor:
+    def zeros(self, count: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Make a stack of ``count`` rows of the same kind."""
         ...
 
     def fill_normal(self, row: Tensor, generator: torch.Generator) -> None:
         """Draw the row's entries from N(0, 1)."""
+        ...
+
+    def largest(self, block: Tensor) -> float:
+        """Tell the largest magnitude of an entry."""
         ...
 
     def dots(self, left: Tensor, right: Tensor, at: slice | None = None) -> Array:
@@ -47,7 +51,7 @@ class Space(Protocol):
         ...
 
     def combine(self, coefficients: Array, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        """Compute ``coefficients @ rows``; ``out`` may be the first of the rows."""
+        """Compute ``coefficients @ rows`` in the type of ``out``, which may be the first rows."""
         ...
 
 
@@ -58,21 +62,25 @@ class FlatSpace:
         """Tell the dimension n."""
         return block.shape[-1]
 
-    def zeros(self, count: int, like: Tensor) -> Tensor:
+    def zeros(self, count: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Make ``(count, n)``."""
-        return like.new_zeros(count, like.shape[-1])
+        return like.new_zeros(count, like.shape[-1], dtype=dtype)
 
     def fill_normal(self, row: Tensor, generator: torch.Generator) -> None:
         """Draw in float64 on the CPU, so that the draw depends on neither dtype nor device."""
         row.copy_(torch.randn(self.size(row), generator=generator, dtype=torch.float64))
 
     def dots(self, left: Tensor, right: Tensor, at: slice | None = None) -> Array:
-        """Inner products ``(k,)``, added up in float64."""
+        """Inner products ``(k,)`` in float64: entries of 1e-30 have squares, too."""
         at = slice(None) if at is None else at
-        products = [
-            (a[at] * b[at]).sum(dtype=torch.float64) for a, b in zip(left, right, strict=True)
-        ]
-        return np.array([float(product) for product in products])
+        total = torch.zeros(len(left), dtype=torch.float64, device=left.device)
+        for a, b in zip(left[:, at].split(_CHUNK, 1), right[:, at].split(_CHUNK, 1), strict=True):
+            total += (a.double() * b.double()).sum(dim=1)
+        return total.cpu().numpy()
+
+    def largest(self, block: Tensor) -> float:
+        """Tell the largest magnitude; 0 of no rows."""
+        return float(block.abs().max()) if block.numel() else 0.0
 
     def gram(self, left: Tensor, right: Tensor) -> Array:
         """Inner products ``(k, m)``, added up in float64 over chunks of columns."""
@@ -82,15 +90,17 @@ class FlatSpace:
         return total.cpu().numpy()
 
     def add(self, block: Tensor, coefficients: Array, rows: Tensor) -> None:
-        """Add ``coefficients @ rows`` in place."""
-        block += torch.from_numpy(coefficients).to(block) @ rows
+        """Add ``coefficients @ rows`` in place, a chunk of columns at a time."""
+        turn = torch.from_numpy(np.ascontiguousarray(coefficients)).to(block)
+        for target, slab in zip(block.split(_CHUNK, dim=1), rows.split(_CHUNK, dim=1), strict=True):
+            target += turn @ slab.to(block.dtype)
 
     def combine(self, coefficients: Array, rows: Tensor, out: Tensor | None = None) -> Tensor:
         """Compute ``coefficients @ rows``, a chunk of columns at a time."""
-        turn = torch.from_numpy(np.ascontiguousarray(coefficients)).to(rows)
-        out = self.zeros(len(turn), rows) if out is None else out
+        out = self.zeros(len(coefficients), rows) if out is None else out
+        turn = torch.from_numpy(np.ascontiguousarray(coefficients)).to(out)
         for target, slab in zip(out.split(_CHUNK, dim=1), rows.split(_CHUNK, dim=1), strict=True):
-            target.copy_(turn @ slab)
+            target.copy_(turn @ slab.to(out.dtype))
         return out
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from hessdiag.linalg import space
-from hessdiag.linalg.lanczos import _Basis, lanczos
+from hessdiag.linalg.krylov import KrylovBasis
+from hessdiag.linalg.lanczos import lanczos
 from tests.linalg.matrices import (
     EPS,
     SPECTRA,
@@ -30,7 +31,7 @@ def test_the_basis_holds_its_identities(
     matrix = symmetric(SPECTRA[name]).to(dtype)
     dense, scale = matrix.double(), float(np.abs(SPECTRA[name]).max())
     tolerance = 300 * EPS[dtype]  # relative to the scale
-    basis = _Basis(normal(block_size, SIZE, dtype=dtype), capacity, seed=0)
+    basis = KrylovBasis(normal(block_size, SIZE, dtype=dtype), capacity, seed=0)
     storage = basis.rows.data_ptr()
     for _ in range(60):
         basis.absorb(basis.pending @ matrix)
@@ -63,7 +64,7 @@ def test_the_basis_holds_its_identities(
 @pytest.mark.parametrize("num_wanted", [2, 8, 12])
 def test_a_restart_keeps_the_outermost_ritz_values(num_wanted: int) -> None:
     matrix = symmetric(SPECTRA["indefinite"])
-    basis = _Basis(normal(4, SIZE), 20, seed=0)
+    basis = KrylovBasis(normal(4, SIZE), 20, seed=0)
     while not basis.is_full:
         basis.absorb(basis.pending @ matrix)
     theta, vectors = np.linalg.eigh(basis.projection())
