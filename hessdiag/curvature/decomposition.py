@@ -91,6 +91,7 @@ class Decomposition:
         )
         self.on_microbatch = on_microbatch
         self._gradient: Gradient | None = None
+        self._twin: Decomposition | None = None  # in the other floating type
 
     @property
     def layout(self) -> Layout:
@@ -106,8 +107,18 @@ class Decomposition:
         """Make the decomposition at θ + ``vector``, flat ``(n,)``; this one stays as it is."""
         moved = copy.copy(self)
         moved.risk = self.risk.displaced(vector)
-        moved._gradient = None
+        moved._gradient = moved._twin = None
         return moved
+
+    def in_type(self, dtype: torch.dtype) -> Decomposition:
+        """Give the same decomposition computed in another floating type."""
+        if dtype == self.risk.dtype:
+            return self
+        if self._twin is None:
+            self._twin = copy.copy(self)
+            self._twin.risk = self.risk.in_type(dtype)
+            self._twin._gradient = None
+        return self._twin
 
     def products(self, v: Tensor, parts: Iterable[str] = PARTS) -> Products:
         """Compute H v, G v and N v.
@@ -151,11 +162,20 @@ class Decomposition:
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer all requests in one pass: each microbatch is linearised once.
 
-        Several processes share the microbatches and sum what they found in one exchange.
+        Vectors in another floating type are answered in that type, by a pass of its own. Several
+        processes share the microbatches and sum what they found in one exchange.
 
         Raises:
             InputError: the data changed since the last pass; a product is not finite.
         """
+        types = {request.vectors.dtype for request in requests}
+        if types - {self.risk.dtype}:
+            given: dict[int, Answer] = {}
+            for dtype in sorted(types, key=str):
+                own = [i for i, request in enumerate(requests) if request.vectors.dtype == dtype]
+                answers = self.in_type(dtype).answer([requests[i] for i in own])
+                given |= dict(zip(own, answers, strict=True))
+            return [given[i] for i in range(len(requests))]
         sums = [_Sums(request) for request in requests]
         tally = torch.zeros(5, dtype=torch.float64, device=self.risk.device)
         gradient = torch.zeros(self.num_parameters, dtype=self.risk.dtype, device=self.risk.device)

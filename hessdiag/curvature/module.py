@@ -103,6 +103,10 @@ class Network:
         moved._keep_state()
         return moved
 
+    def in_type(self, dtype: torch.dtype) -> Network:
+        """Make the same network computed in another floating type; this one stays."""
+        return Network(self.module, bn=self.bn, dtype=dtype)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module, with a graph to :attr:`parameters` if gradients are enabled.
 

@@ -89,6 +89,12 @@ class EmpiricalRisk:
         moved.network = self.network.displaced(steps)
         return moved
 
+    def in_type(self, dtype: torch.dtype) -> EmpiricalRisk:
+        """Make the same risk computed in another floating type; this one stays as it is."""
+        moved = copy.copy(self)
+        moved.network = self.network.in_type(dtype)
+        return moved
+
     def microbatches(self, *, shared: bool = False) -> Iterator[tuple[Any, Tensor]]:
         """Yield (x, y) on the device, floating inputs in the dtype.
 

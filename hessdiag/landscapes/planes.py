@@ -15,8 +15,7 @@ from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import available_bytes
 from hessdiag.errors import InputError, unknown
 from hessdiag.linalg.driver import drive
-from hessdiag.linalg.lanczos import LanczosResult, RitzValue, lanczos
-from hessdiag.linalg.trace import Probes
+from hessdiag.linalg.lanczos import LanczosResult, RitzValue, gaussian_rows, lanczos
 from hessdiag.linalg.vectors import Layout
 from hessdiag.parts import PARTS
 from hessdiag.seeds import stream
@@ -149,7 +148,7 @@ def eigenvector_plane(
 
     Signs are such that the entry of largest magnitude is positive.
 
-    Cost: some ten to ``max_passes`` passes over the data with two products each; 48 vectors of
+    Cost: some ten to ``max_passes`` passes over the data with three products each; 48 vectors of
     memory, fewer if those exceed 6 GiB.
 
     Raises:
@@ -160,7 +159,7 @@ def eigenvector_plane(
     _check_dimension(decomposition)
     risk, size = decomposition.risk, decomposition.num_parameters
     vector_bytes = size * risk.dtype.itemsize
-    basis_size = min(max(8, min(_BASIS_SIZE, _BASIS_BUDGET // vector_bytes)), size)
+    basis_size = min(max(10, min(_BASIS_SIZE, _BASIS_BUDGET // vector_bytes)), size)
     needed, available = (basis_size + 12) * vector_bytes, available_bytes(risk.device)
     if needed > available:
         raise InputError(
@@ -170,9 +169,8 @@ def eigenvector_plane(
             hint="take --plane random, or fewer --params",
         )
     own_seed = stream(seed, "landscape", part)
-    probes = Probes(size, seed=own_seed, dtype=risk.dtype, device=risk.device)
     run = lanczos(
-        probes.rows(0, 2),
+        gaussian_rows(3, size, seed=own_seed, dtype=risk.dtype, device=risk.device),
         top_k=2,
         basis_size=basis_size,
         max_steps=max_passes,

@@ -1,8 +1,9 @@
 """Run algorithms in lockstep: all that they ask for is answered in one pass over the data.
 
 An algorithm is a generator that yields a block of vectors ``(k, n)`` for its part and receives
-the products ``(k, n)``. It may yield an empty block to wait for the next pass. Against an explicit
-matrix the same generators run with no network at all.
+the products ``(k, n)``; one that belongs to several parts receives them by part. It may yield an
+empty block to wait for the next pass. Against an explicit matrix the same generators run with no
+network at all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Algorithm = Generator[Tensor, Tensor, Any]
+Algorithm = Generator[Tensor, Any, Any]
 
 
 @dataclass
@@ -47,12 +48,12 @@ class Outcome:
 
 
 def drive(
-    algorithms: Mapping[str, tuple[str, Algorithm]],
+    algorithms: Mapping[str, tuple[str | tuple[str, ...], Algorithm]],
     answer: Callable[[Sequence[Request]], list[Answer]],
     *,
     on_pass: Callable[[int], None] | None = None,
 ) -> Outcome:
-    """Run ``algorithms`` (name → part, generator) until all have returned.
+    """Run ``algorithms`` (name → part or parts, generator) until all have returned.
 
     Equal blocks asked for by several parts become one request, so that shared probes are pushed
     through the data once. ``answer`` makes one pass and returns an answer per request.
@@ -65,10 +66,13 @@ def drive(
     num_passes = 0
     pending: dict[str, Tensor] = {}
 
-    def resume(name: str, products: Tensor | None) -> None:
-        generator = algorithms[name][1]
+    def resume(name: str, answer: Answer | None) -> None:
+        parts, generator = algorithms[name]
         try:
-            pending[name] = next(generator) if products is None else generator.send(products)
+            if answer is None:
+                pending[name] = next(generator)
+            else:
+                pending[name] = generator.send(answer[parts] if isinstance(parts, str) else answer)
         except StopIteration as stop:
             results[name] = stop.value
 
@@ -85,7 +89,7 @@ def drive(
             asked, pending = list(pending), {}
             for name in asked:
                 passes[name] += 1
-                resume(name, answers[tickets[name]][algorithms[name][0]])
+                resume(name, answers[tickets[name]])
             if on_pass is not None:
                 on_pass(num_passes)
     finally:
@@ -94,17 +98,21 @@ def drive(
     return Outcome(results, passes, num_passes, num_products)
 
 
-def _merge(pending: Mapping[str, tuple[str, Tensor]]) -> tuple[list[Request], dict[str, int]]:
+def _merge(
+    pending: Mapping[str, tuple[str | tuple[str, ...], Tensor]],
+) -> tuple[list[Request], dict[str, int]]:
     """Join equal blocks into one request; returns the requests and each name's index in them."""
     requests: list[Request] = []
     tickets: dict[str, int] = {}
     for name, (part, vectors) in pending.items():
+        parts = {part} if isinstance(part, str) else set(part)
         for index, request in enumerate(requests):
-            if torch.equal(request.vectors, vectors):
-                request.parts.add(part)
+            same_type = request.vectors.dtype == vectors.dtype
+            if same_type and torch.equal(request.vectors, vectors):
+                request.parts |= parts
                 tickets[name] = index
                 break
         else:
             tickets[name] = len(requests)
-            requests.append(Request(vectors, {part}))
+            requests.append(Request(vectors, parts))
     return requests, tickets

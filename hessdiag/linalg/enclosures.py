@@ -4,16 +4,23 @@ Ritz values lie inside: ``θ_k ≤ λ_k`` at the top (Cauchy). Nothing determini
 outside, as an eigenvector orthogonal to the start is never seen. But the start is Gaussian, and a
 Gaussian block is close to orthogonal to a given direction only with small, known probability.
 
-Let V hold the k − 1 topmost Ritz vectors, W be A on the complement of V, and x a unit eigenvector
-of its largest eigenvalue ``μ ≥ λ_k`` (Courant-Fischer). With the Lanczos relation
-``A Qᵀ = Qᵀ T + Pᵀ C`` (P the pending block), x has components ``(μ − T)⁻¹ Cᵀ p`` along Q, where p
-are those along P. So the start, which lies in the span of Q, has components along x of norm at most
+With the Lanczos relation ``A Qᵀ = Qᵀ T + Pᵀ C`` (P the pending block), an eigenvector x of
+eigenvalue μ has components ``(μ − T)⁻¹ Cᵀ p`` along Q, where p are those along P. So the start,
+which lies in the span of Q, has components along x of norm at most
 
     m(μ) = max over p of ‖S (μ − T)⁻¹ Cᵀ p‖ / √(‖(μ − T)⁻¹ Cᵀ p‖² + ‖p‖²),
 
 S being the start in terms of Q: for a block of one, the Christoffel function of its spectral
 measure, which falls like the square of a Chebyshev polynomial beyond the Ritz values. Where m(μ) is
-below what a Gaussian block exceeds with probability 1 − α, μ is no eigenvalue.
+below what a Gaussian block exceeds with probability 1 − α, μ is no eigenvalue. For λ_k the same
+is asked on the complement of the k − 1 topmost Ritz vectors, on which A still reaches λ_k
+(Courant-Fischer), and of k directions at once.
+
+Where these bounds leave a gap below θ_j, residuals take over: the error of λ_1, …, λ_j is then that
+of their squares (Temple; Lehmann).
+
+Source: Kuczyński and Woźniakowski (1992), SIAM J. Matrix Anal. Appl. 13, 1094-1122; van Dorsselaer,
+    Hochstenbach and van der Vorst (2001), SIAM J. Matrix Anal. Appl. 22, 837-852.
 """
 
 from __future__ import annotations
@@ -48,8 +55,9 @@ def outer_bounds(
     start: Callable[[float], Array],
     block_size: int,
     count: int,
+    let_go: float = -math.inf,
 ) -> Array:
-    """Bound the largest eigenvalue of A on the complement of the 0, 1, … topmost Ritz vectors.
+    """Bound λ_1, λ_2, … by what the start would have shown.
 
     Args:
         theta: ``(m,)`` Ritz values, descending.
@@ -58,6 +66,7 @@ def outer_bounds(
             eigenvector of eigenvalue μ.
         block_size: b.
         count: bounds wanted.
+        let_go: largest Ritz value that a restart let go; ``start`` has poles up to it.
 
     Returns:
         ``(count,)``, all of which hold with probability ``CONFIDENCE``; infinite from the b-th on.
@@ -65,17 +74,17 @@ def outer_bounds(
     bounds = np.full(count, math.inf)
     scale = max(float(np.abs(array).max(initial=0.0)) for array in (theta, coupling))
     for k in range(min(count, block_size, len(theta))):
-        values, links = theta[k:], coupling[k:]
+        values, links, base = theta[k:], coupling[k:], max(float(theta[k]), let_go)
         least = visible(block_size, k + 1, (1 - CONFIDENCE) / block_size)
 
-        def may_hide(gap: float, k: int = k, least: float = least) -> bool:
-            """Whether an eigenvalue could lie so far beyond θ_k, and the start not show it."""
-            along = links / (gap + (theta[k] - values))[:, None]  # noqa: B023
+        def may_hide(gap: float) -> bool:
+            """Whether an eigenvalue could lie so far beyond, and the start not show it."""
+            along = links / (gap + (base - values))[:, None]  # noqa: B023
             turn, norms, _ = np.linalg.svd(along.T, full_matrices=False)
-            seen = start(theta[k] + gap)[:, k:] @ (along @ turn)
-            return bool(np.linalg.norm(seen / np.sqrt(1 + norms**2), 2) > least)
+            seen = start(base + gap)[:, k:] @ (along @ turn)  # noqa: B023
+            return bool(np.linalg.norm(seen / np.sqrt(1 + norms**2), 2) > least)  # noqa: B023
 
-        bounds[k] = theta[k]
+        bounds[k] = base
         low, high = 1e-18 * scale, 1e12 * scale
         if coupling.any() and may_hide(low):
             while high > 1.001 * low:
@@ -86,24 +95,27 @@ def outer_bounds(
 
 
 def upper_ends(theta: Array, residuals: Array, bounds: Array) -> Array:
-    """Bound the k-th largest eigenvalues by residuals and by what may lie beside the Ritz vectors.
+    """Bound the largest eigenvalues λ_k by residuals, where something is known of the next one.
 
-    With R the residuals of the j topmost Ritz vectors and w a bound of A on their complement, no
-    more than k eigenvalues exceed μ as soon as ``θ_k + ‖R‖²/(μ − w) ≤ μ`` (inertia of the Schur
-    complement). So each j ≥ k bounds λ_k, and so does w for j = k − 1; the least bound holds.
+    If ``λ_{j+1} ≤ w < θ_j``, then ``(A − w)⁻¹`` has j positive eigenvalues ``1/(λ_i − w)``, and on
+    the vectors ``(A − w) y`` it is ``D`` over ``D² + R``, where ``D = Θ − w`` and R holds the inner
+    products of the residuals. So ``λ_i − w`` is at most the i-th largest eigenvalue of
+    ``D + D^{-1/2} R D^{-1/2}``; for j = 1 this is Temple's ``λ_1 ≤ θ + ‖r‖²/(θ − w)``.
 
     Args:
         theta: ``(k,)`` Ritz values, descending.
         residuals: ``(k, k)`` inner products of the vectors ``A y − θ y``.
-        bounds: ``(k + 1,)``, of A on the complement of the 0, 1, …, k topmost Ritz vectors.
+        bounds: ``(k + 1,)`` bounds w of λ_1, …, λ_{k+1}.
+
+    Source: Lehmann (1949), Z. Angew. Math. Mech. 29, 341-356.
     """
     ends = np.full(len(theta), math.inf)
     for j, bound in enumerate(bounds):
-        ends[j:] = np.minimum(ends[j:], bound)  # λ_k ≤ λ_j for k ≥ j
-        if j and bound < math.inf:
-            norm = math.sqrt(np.linalg.norm(residuals[:j, :j], 2))
-            gap = np.clip(theta[:j] - bound, -1e300, 1e300)
-            root = np.hypot(gap, 2 * norm)  # δ (gap + δ) = ‖R‖², in the form that does not cancel
-            beyond = np.where(gap > 0, 2 * norm**2 / np.maximum(root + gap, 1e-300), root - gap)
-            ends[:j] = np.minimum(ends[:j], theta[:j] + np.where(gap > 0, beyond, beyond / 2))
+        ends[j:] = np.minimum(ends[j:], bound)
+        if j and bound < theta[j - 1]:
+            # nothing lies beyond them where w is −∞, and any other w does as well
+            gaps = theta[:j] - max(bound, 2 * theta[j - 1] - theta[0] - 1.0)
+            turned = np.diag(gaps) + residuals[:j, :j] / np.sqrt(np.outer(gaps, gaps))
+            beyond = np.linalg.eigvalsh(turned)[::-1] - gaps
+            ends[:j] = np.minimum(ends[:j], theta[:j] + np.maximum(beyond, 0.0))
     return ends

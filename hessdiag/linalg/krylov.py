@@ -67,7 +67,8 @@ class KrylovBasis:
         """Estimate what rounding has made of A: asymmetry, dropped couplings, roundoff of T."""
         raw = self.raw[: self.done, : self.done]
         asymmetry = float(np.linalg.norm(raw - raw.T, axis=1).max()) / 2
-        return self.lost + asymmetry + 2 * self.epsilon * float(np.abs(raw).max())
+        roundoff = (8 + 4 * len(self.restarts)) * self.epsilon * float(np.abs(raw).max())
+        return self.lost + asymmetry + roundoff
 
     def start_along(self, mu: float) -> Array:
         """Give ``(b, done)`` coefficients of the start, as it acts on an eigenvector of μ.
@@ -77,9 +78,17 @@ class KrylovBasis:
         """
         along = self.start_coefficients
         for kept, gone, theta, coupling in self.restarts:
-            through = (along @ gone[: along.shape[1]] / (mu - theta)) @ coupling
+            gap = mu - theta
+            gap[np.abs(gap) < 1e-20] = 1e-20  # in the basis's unit: a copy of an eigenvalue
+            through = (along @ gone[: along.shape[1]] / gap) @ coupling
             along = np.hstack([along @ kept[: along.shape[1]], through])
         return np.pad(along, ((0, 0), (0, self.done - along.shape[1])))
+
+    def let_go(self, sign: int) -> float:
+        """Tell the outermost Ritz value that a restart let go; of −A for a sign of −1."""
+        return max(
+            (float((sign * theta).max()) for _, _, theta, _ in self.restarts), default=-np.inf
+        )
 
     def absorb(self, products: Tensor) -> None:
         """Take in ``A q`` for the pending rows; what is new in it becomes the pending block.

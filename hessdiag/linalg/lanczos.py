@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,8 @@ class RitzValue:
         value: θ.
         residual: bound on ‖A y − θ y‖ for its unit Ritz vector y: some eigenvalue of A lies within
             this distance of θ, though not always the k-th.
-        converged: the residual is small beside |θ|, or beside the rounding of the spectrum.
+        converged: the residual is small beside the spectral scale max |θ|; that of the outermost
+            eigenvalue at either end beside itself as well.
         interval: holds the k-th eigenvalue: its inner end up to rounding, its outer end with
             probability ``confidence`` over the random start. None in old reports.
         confidence: that the intervals of a run hold, all together.
@@ -81,7 +83,7 @@ class LanczosResult:
 
 
 def default_tolerance(dtype: torch.dtype) -> float:
-    """Residual over |θ| at which a Ritz value counts as converged: 1e-3 or 1e-10."""
+    """Residual over spectral scale at which a Ritz value counts as converged: 1e-3 or 1e-10."""
     return 1e-10 if dtype == torch.float64 else 1e-3
 
 
@@ -123,8 +125,9 @@ def lanczos(
         top_k: eigenvalues wanted at each end, ``0 <= top_k <= n``.
         depth: block steps of the quadrature; 0 for none.
         basis_size: vectors kept at most; at least ``2 top_k + 2 b`` and ``b depth``, or n.
-        tolerance: residual over |θ| at which a Ritz value counts as converged; near zero, a
-            thousandth of it over the spectral scale max |θ|.
+        tolerance: residual over the spectral scale max |θ| at which a Ritz value counts as
+            converged. The outermost at either end must also reach ten times that over its own size;
+            where it cannot be told from zero, a tenth of it over the scale.
         max_steps: block steps (passes) at most; what has not converged by then says so.
         seed: for the random vectors that replace exhausted directions.
         with_vectors: whether to return the Ritz vectors of the largest eigenvalues.
@@ -158,12 +161,12 @@ def lanczos(
             quadrature = Quadrature(theta * basis.unit, weights)
         enough = len(theta) >= min(2 * top_k, basis.size)
         wanted = _outermost(len(theta), top_k)
-        done = bool((couplings <= _allowed(theta, tolerance, basis.epsilon))[wanted].all())
+        done = _converged(theta, couplings, tolerance, basis.epsilon)[wanted]
         sampled = not depth or quadrature is not None
-        if exhausted or step >= max_steps or (sampled and enough and done):
+        if exhausted or step >= max_steps or (sampled and enough and bool(done.all())):
             break
         if basis.is_full:
-            basis.restart(vectors, theta, 2 * top_k)
+            basis.restart(vectors, theta, 2 * top_k + 2)
     if not top_k:
         return LanczosResult((), (), quadrature, step)
     pairs = _projected(basis, theta, vectors, wanted)
@@ -245,6 +248,7 @@ def _beyond(sign: int, basis: KrylovBasis, theta: Array, vectors: Array, top_k: 
         lambda mu: basis.start_along(sign * mu) @ vectors,
         len(basis.start_coefficients),
         top_k + 1,
+        basis.let_go(sign),
     )
 
 
@@ -257,8 +261,8 @@ def _end(
     residuals = pairs.residuals[::-sign, ::-sign][:count, :count]
     inner = values - pairs.rounding
     outer = upper_ends(values, residuals, beyond[: len(values) + 1] + pairs.blur) + pairs.rounding
-    bounds = np.hypot(np.sqrt(np.diag(residuals)), pairs.rounding)
-    converged = bounds <= _allowed(pairs.values, tolerance, basis.epsilon)[::-sign][:count]
+    bounds = np.hypot(np.sqrt(np.diag(pairs.residuals)), pairs.rounding)
+    converged = _converged(pairs.values, bounds, tolerance, basis.epsilon)
     return tuple(
         RitzValue(
             sign * float(value) * basis.unit,
@@ -269,15 +273,21 @@ def _end(
         )
         for value, bound, ok, ends in zip(
             values,
-            bounds,
-            converged,
+            bounds[::-sign],
+            converged[::-sign],
             np.sort(sign * basis.unit * np.array([inner, outer]).T, axis=1),
-            strict=True,
+            strict=False,
         )
     )
 
 
-def _allowed(theta: Array, tolerance: float, epsilon: float) -> Array:
-    """Residuals at which Ritz values count as converged."""
+def _converged(theta: Array, residuals: Array, tolerance: float, epsilon: float) -> NDArray[Any]:
+    """Tell which Ritz values (ascending) have small residuals for their size; see ``lanczos``."""
     scale = float(np.abs(theta).max())
-    return np.maximum(tolerance * np.abs(theta), max(1e-3 * tolerance, 1e-12, 8 * epsilon) * scale)
+    done = residuals <= tolerance * scale
+    for end in (0, -1):
+        size, residual = abs(theta[end]), residuals[end]
+        may_be_zero = size <= residual
+        least = max(tolerance / (10 if may_be_zero else 1000), 32 * epsilon) * scale
+        done[end] &= residual <= max(10 * tolerance * size, least)
+    return done

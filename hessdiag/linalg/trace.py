@@ -127,27 +127,19 @@ class TraceSamples:
     def __init__(self, layers: Mapping[str, slice] | None = None, space: Space = FLAT) -> None:
         self.space = space
         self._layers = dict(layers or {})
-        self._samples: dict[int, list[float]] = {}  # vᵀAv and ‖Av‖², then both of each layer
+        self._samples: list[list[float]] = []  # vᵀAv and ‖Av‖², then both of each layer
         self.asymmetry: float | None = None
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    def add(self, probes: Tensor, products: Tensor, *, start: int | None = None) -> None:
-        """Take in probes ``(k, n)`` and their products ``(k, n)``.
-
-        Args:
-            probes: rows.
-            products: A times each.
-            start: number of the first probe; None if they follow those before.
-        """
-        start = len(self) if start is None else start
+    def add(self, probes: Tensor, products: Tensor) -> None:
+        """Take in the next probes ``(k, n)`` and their products ``(k, n)``."""
         dots = self.space.dots
         columns = [dots(probes, products), dots(products, products)]
         for at in self._layers.values():
             columns += [dots(probes, products, at), dots(products, products, at)]
-        for index, sample in enumerate(np.array(columns).T.tolist(), start):
-            self._samples[index] = sample
+        self._samples.extend(np.array(columns).T.tolist())
         if self.asymmetry is None and len(probes) > 1:
             # vᵀ(Aw) = wᵀ(Av) for a symmetric A; relative to the size of a generic entry
             v, w, (_, second) = probes[:1], probes[1:2], products[:2].split(1)
@@ -157,7 +149,7 @@ class TraceSamples:
 
     def freeze(self) -> Samples:
         """Give the samples in the order of the probes, as a value."""
-        columns = zip(*(self._samples[index] for index in sorted(self._samples)), strict=True)
+        columns = zip(*self._samples, strict=True)
         forms, squares, *rest = columns if self._samples else ((), ())
         layers = zip(self._layers, zip(rest[::2], rest[1::2], strict=True), strict=True)
         named = {name: Samples(*both) for name, both in layers} if self._samples else {}
@@ -178,34 +170,33 @@ class TraceSamples:
 
 def hutchinson(
     probes: Probes,
-    samples: TraceSamples,
+    samples: Mapping[str, TraceSamples],
     *,
-    start: int,
     stop: int,
     chunk: int,
     max_probes: int,
-    enough: Callable[[TraceSamples], bool],
-) -> Generator[Tensor, Tensor, None]:
-    """Feed ``samples`` with probes ``start`` to ``stop``, then with more until ``enough``.
+    enough: Callable[[], bool],
+) -> Generator[Tensor, Mapping[str, Tensor], None]:
+    """Feed the ``samples`` of all parts with ``stop`` probes, then with more until ``enough``.
 
-    Cost: one product a probe; ``chunk`` probes a pass.
+    All parts see the same probes, as many of them, so that what they tell adds up.
+
+    Cost: one product a probe and part; ``chunk`` probes a pass.
 
     Args:
-        probes: the sequence shared by all parts.
-        samples: receives the products; other algorithms may feed it as well.
-        start: first probe of its own.
+        probes: the sequence.
+        samples: receive the products, by part.
         stop: probes taken whatever they say.
         chunk: probes asked for at once.
-        max_probes: no probe from this index on is taken.
-        enough: says whether the samples suffice; asked after ``stop``, also if there
-            are none yet, and after each chunk.
+        max_probes: no probe from this index on is taken, but for the first ``stop``.
+        enough: says whether the samples suffice; asked after ``stop`` and after each chunk.
     """
-    index = start
-    if index >= stop:  # all of the first probes are somebody else's: wait for that pass
-        yield probes.rows(0, 0)
-    while index < stop or (not enough(samples) and index < max_probes):
+    index = 0
+    while index < stop or (index < max_probes and not enough()):
         rows = probes.rows(index, min(index + chunk, stop if index < stop else max_probes))
-        samples.add(rows, (yield rows), start=index)
+        products = yield rows
+        for part, taken in samples.items():
+            taken.add(rows, products[part])
         index += len(rows)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from hessdiag.curvature.decomposition import Decomposition
@@ -31,6 +32,7 @@ class Plan:
         basis_size: Lanczos vectors kept for each part.
         chunk: probes asked for in one pass.
         waves: the parts whose Lanczos runs go in lockstep, one wave after another.
+        refine: whether the final Ritz vectors are multiplied once more in float64.
     """
 
     settings: Settings
@@ -38,13 +40,18 @@ class Plan:
     basis_size: int
     chunk: int
     waves: tuple[tuple[str, ...], ...]
+    refine: bool
 
     def num_vectors(self) -> int:
-        """Vectors held at once: bases, blocks under way, probes with products, eigenvectors."""
-        num_parts = len(self.settings.parts)
-        lanczos = len(self.waves[0]) * (self.basis_size + 4 * self.block_size)
+        """Vectors held at once: bases, blocks under way, probes with products, eigenvectors.
+
+        Ritz vectors in float64, with products and residuals, come when the probes have gone.
+        """
+        num_parts, at_once = len(self.settings.parts), len(self.waves[0])
+        lanczos = at_once * (self.basis_size + 4 * self.block_size)
         kept = num_parts * self.settings.top_k if self.settings.eigenvectors else 0
-        return lanczos + (1 + num_parts) * self.chunk + kept + 4
+        refined = (8 * at_once + 4) * self.settings.top_k if self.refine else 0
+        return lanczos + max((1 + num_parts) * self.chunk, refined) + kept + 4
 
 
 def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
@@ -65,8 +72,9 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
     vector_bytes = size * decomposition.risk.dtype.itemsize
     chunk = max(1, min(16, _CHUNK_BUDGET // (vector_bytes * (1 + len(asked.parts)))))
     if not asked.density and not asked.top_k:
-        return Plan(asked, 0, 0, chunk, (asked.parts,))
-    block = asked.block_size or max(asked.top_k, _DENSITY_PROBES if asked.density else 1)
+        return Plan(asked, 0, 0, chunk, (asked.parts,), refine=False)
+    least = asked.top_k + 1 if asked.top_k else 1  # one more tells what lies beside those asked for
+    block = asked.block_size or max(least, _DENSITY_PROBES if asked.density else 1)
     block = min(block, size)
     affordable = BASIS_BUDGET // vector_bytes
     wanted = max(block * _BASIS_BLOCKS, block * asked.depth if asked.density else 0, 48)
@@ -81,7 +89,8 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
     )
     lockstep = len(asked.parts) * (basis + block) <= affordable
     waves = (asked.parts,) if lockstep else tuple((part,) for part in asked.parts)
-    return Plan(settings, block, basis, chunk, waves)
+    refine = asked.top_k > 0 and decomposition.risk.dtype != torch.float64
+    return Plan(settings, block, basis, chunk, waves, refine)
 
 
 def check_memory(decomposition: Decomposition, plan: Plan) -> None:
@@ -99,6 +108,8 @@ def check_memory(decomposition: Decomposition, plan: Plan) -> None:
     if isinstance(x, Tensor) and batch > 2:
         few = x[:2].clone(), y[:2].clone()  # views would be charged for the whole batch
     per_example = linearisation_bytes(risk, *few) / len(few[1])
+    if plan.refine:
+        per_example *= 2  # in float64
     vector_bytes = decomposition.num_parameters * risk.dtype.itemsize
     vectors = plan.num_vectors() * vector_bytes
     available = available_bytes(risk.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from hessdiag.curvature.memory import peak_bytes
 from hessdiag.curvature.secants import secant_curvatures, secant_rounding
 from hessdiag.linalg.density import smooth
 from hessdiag.linalg.driver import Algorithm, drive
-from hessdiag.linalg.lanczos import LanczosResult, lanczos
+from hessdiag.linalg.lanczos import LanczosResult, gaussian_rows, lanczos
 from hessdiag.linalg.trace import Probes, TraceSamples, estimate_mean, hutchinson
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.results import CheckpointOrigin, DataOrigin
@@ -78,8 +77,9 @@ def spectrum(
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
-        enough: asked after ``num_probes`` and after each further chunk of probes whether a part has
-            enough of them; at most ``max_probes`` are taken. None: what ``rel_error`` says.
+        enough: asked of each part after ``num_probes`` and after each further chunk of probes
+            whether it has enough of them; all parts go on until all have, or until ``max_probes``
+            are taken. None: what ``rel_error`` says.
         on_progress: called after each microbatch.
         settings: how to compute; None for the defaults.
         **changes: fields of :class:`Settings`, in place of those.
@@ -117,6 +117,8 @@ def spectrum(
         outcome = drive(algorithms, decomposition.answer, on_pass=progress.completed)
         results |= outcome.results
         passes |= outcome.passes
+        if (sampling := passes.pop("trace", None)) is not None:
+            passes |= dict.fromkeys((f"{part}.trace" for part in asked.parts), sampling)
         passes["total"] += outcome.num_passes
         for part, count in outcome.num_products.items():
             products[part] = products.get(part, 0) + count
@@ -166,14 +168,19 @@ def _algorithms(
     samples: dict[str, TraceSamples],
     wave: tuple[str, ...],
     enough: StoppingRule | None,
-) -> dict[str, tuple[str, Algorithm]]:
-    """Set up the generators of one wave; with a stopping rule also the samplers of all parts."""
-    settings = plan.settings
-    probes = _probes(decomposition, settings)
-    algorithms: dict[str, tuple[str, Algorithm]] = {}
+) -> dict[str, tuple[str | tuple[str, ...], Algorithm]]:
+    """Set up the generators of one wave; with a stopping rule also the sampler of all parts."""
+    settings, risk = plan.settings, decomposition.risk
+    algorithms: dict[str, tuple[str | tuple[str, ...], Algorithm]] = {}
     if plan.block_size:
-        start = probes.rows(0, plan.block_size)
-        for part in wave:  # before the samplers, which go on from what these sample
+        start = gaussian_rows(
+            plan.block_size,
+            decomposition.num_parameters,
+            seed=settings.seed,
+            dtype=risk.dtype,
+            device=risk.device,
+        )
+        for part in wave:
             algorithms[f"{part}.lanczos"] = (
                 part,
                 lanczos(
@@ -184,24 +191,24 @@ def _algorithms(
                     tolerance=settings.tolerance,
                     max_steps=settings.max_passes,
                     seed=stream(settings.seed, "lanczos", part),
-                    watch=functools.partial(_share, samples[part], settings.num_probes),
                     with_vectors=settings.eigenvectors,
+                    refine=plan.refine,
                 ),
             )
     if enough is not None:
+        rule = enough
+        algorithms["trace"] = (
+            settings.parts,
+            hutchinson(
+                _probes(decomposition, settings),
+                samples,
+                stop=settings.num_probes,
+                chunk=plan.chunk,
+                max_probes=settings.max_probes,
+                enough=lambda: all(rule(part, samples) for part in settings.parts),
+            ),
+        )
         for part in settings.parts:
-            algorithms[f"{part}.trace"] = (
-                part,
-                hutchinson(
-                    probes,
-                    samples[part],
-                    start=min(plan.block_size, settings.num_probes),
-                    stop=settings.num_probes,
-                    chunk=plan.chunk,
-                    max_probes=settings.max_probes,
-                    enough=lambda _, part=part: enough(part, samples),
-                ),
-            )
             algorithms[f"{part}.rayleigh"] = part, _rayleigh(decomposition)
     return algorithms
 
@@ -233,11 +240,6 @@ def _finite_radius(
         excess=estimate_mean(secants - pointwise),
         rounding=secant_rounding(decomposition, trace.value, settings.finite_radius),
     )
-
-
-def _share(samples: TraceSamples, num_probes: int, probes: Tensor, products: Tensor) -> None:
-    """Let the products of Lanczos's starting probes serve as trace samples."""
-    samples.add(probes[:num_probes], products[:num_probes], start=0)
 
 
 def _rule(settings: Settings, enough: StoppingRule | None) -> StoppingRule:

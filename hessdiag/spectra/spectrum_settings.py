@@ -24,9 +24,9 @@ class EstimatorSettings:
         basis_size: vectors of each part's Lanczos basis; None for what serves within
             BASIS_BUDGET.
         block_size: vectors multiplied at once by Lanczos; eigenvalues are found with their
-            multiplicity up to it. None for max(top_k, 4), without density top_k.
-        tolerance: residual over spectral scale of a converged eigenvalue; None for 1e-3 in
-            float32, 1e-10 in float64.
+            multiplicity up to it. None for top_k + 1, with density at least 4.
+        tolerance: residual over spectral scale of a converged eigenvalue; ten times that over its
+            own size for the outermost ones. None for 1e-3 in float32, 1e-10 in float64.
         max_passes: passes over the data that Lanczos may take.
         seed: of all randomness.
     """
@@ -43,7 +43,7 @@ class EstimatorSettings:
     top_k: Annotated[int, option("Eigenvalues at each end.", ge=0)] = 5
     density: Annotated[bool, option("Spectral densities.")] = True
     eigenvectors: Annotated[bool, option("Keep the eigenvectors.", hidden=True)] = False
-    depth: Annotated[int, option("Lanczos steps behind the density.", ge=1)] = 24
+    depth: Annotated[int, option("Lanczos steps behind the density.", ge=1)] = 20
     basis_size: Annotated[int | None, option("Lanczos vectors kept for each part.", ge=2)] = None
     block_size: Annotated[
         int | None,

@@ -247,12 +247,11 @@ def test_the_rule_stops_hutchinson():
     samples = {"hessian": TraceSamples()}
     sampler = hutchinson(
         Probes(20, seed=0, dtype=torch.float64, device=torch.device("cpu")),
-        samples["hessian"],
-        start=0,
+        samples,
         stop=FIRST_LOOK,
         chunk=CHUNK,
         max_probes=64,
-        enough=lambda _: test("hessian", samples),
+        enough=lambda: test("hessian", samples),
     )
     drive(sampler, matrix)
     assert len(samples["hessian"]) == FIRST_LOOK

@@ -29,12 +29,13 @@ def test_the_basis_holds_its_identities(
     name: str, block_size: int, capacity: int, dtype: torch.dtype
 ) -> None:
     matrix = symmetric(SPECTRA[name]).to(dtype)
-    dense, scale = matrix.double(), float(np.abs(SPECTRA[name]).max())
+    scale = float(np.abs(SPECTRA[name]).max())
     tolerance = 300 * EPS[dtype]  # relative to the scale
     basis = KrylovBasis(normal(block_size, SIZE, dtype=dtype), capacity, seed=0)
     storage = basis.rows.data_ptr()
     for _ in range(60):
         basis.absorb(basis.pending @ matrix)
+        dense = matrix.double() / basis.unit
         theta, vectors = np.linalg.eigh(basis.projection())
         for restarted in (False, True):
             end = basis.done + basis.num_pending
@@ -49,8 +50,9 @@ def test_the_basis_holds_its_identities(
             if not restarted:
                 ritz = torch.from_numpy(vectors.T) @ q
                 residuals = (ritz @ dense - torch.from_numpy(theta)[:, None] * ritz).norm(dim=1)
-                given = basis.residuals(vectors)
+                given = np.linalg.norm(basis.coupling(vectors), axis=1)
                 assert np.abs(residuals.numpy() - given).max() < tolerance * scale
+                assert basis.rounding() < 10 * tolerance * scale
             if restarted or not basis.is_full:
                 break
             basis.restart(vectors, theta, num_wanted=2)
@@ -72,6 +74,24 @@ def test_a_restart_keeps_the_outermost_ritz_values(num_wanted: int) -> None:
     kept, half = np.linalg.eigvalsh(basis.projection()), num_wanted // 2
     np.testing.assert_allclose(np.r_[kept[:half], kept[-half:]], np.r_[theta[:half], theta[-half:]])
     assert num_wanted <= len(kept) <= 20 - 4
+
+
+def test_the_start_is_known_on_eigenvectors_however_often_the_basis_restarts() -> None:
+    """The rows that restarts let go are known by the residual relation at an eigenvalue."""
+    matrix, start = symmetric(SPECTRA["indefinite"]), normal(3, SIZE)
+    values, eigenvectors = np.linalg.eigh(matrix.numpy())
+    basis = KrylovBasis(start, 18, seed=0)
+    for _ in range(20):
+        basis.absorb(basis.pending @ matrix)
+        theta, vectors = np.linalg.eigh(basis.projection())
+        for at in (0, 1, -1):
+            along = basis.start_along(values[at] / basis.unit)
+            q = basis.rows[: basis.done].numpy() @ eigenvectors[:, at]
+            exact = start.numpy() @ eigenvectors[:, at]
+            np.testing.assert_allclose(along @ q, exact, atol=1e-9)
+        if basis.is_full:
+            basis.restart(vectors, theta, num_wanted=4)
+    assert len(basis.restarts) > 3
 
 
 @pytest.mark.parametrize("block_size", [1, 2])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hessdiag.errors import NotFinite
 from hessdiag.linalg.lanczos import LanczosResult, default_tolerance, lanczos
-from hessdiag.linalg.trace import TraceSamples
 from tests.linalg.matrices import (
     EPS,
     F32,
@@ -145,7 +145,7 @@ def test_a_looser_tolerance_stops_sooner() -> None:
 
 
 @each_dtype
-@pytest.mark.parametrize("exponent", [-50, -27, 27])  # 1e-15, 1e-8, 1e+8
+@pytest.mark.parametrize("exponent", [-100, -27, 100])  # 1e-30, 1e-8, 1e+30
 @pytest.mark.parametrize("name", ["geometric", "clustered", "one outlier"])
 def test_scaling_the_matrix_scales_the_results(
     name: str, exponent: int, dtype: torch.dtype
@@ -240,21 +240,11 @@ def test_dependent_starting_rows_are_replaced(rows: Sequence[int], dtype: torch.
     scales = torch.logspace(0, 6, len(rows), dtype=dtype)[:, None]
     start = normal(3, SIZE, dtype=dtype)[list(rows)] * scales
     matrix = symmetric(SPECTRA["near-multiple"]).to(dtype)
-    watched: list[Tensor] = []
-    generator = lanczos(
-        start,
-        top_k=2,
-        depth=4,
-        basis_size=60,
-        tolerance=1e-5 if dtype == F32 else 1e-10,
-        watch=lambda *given: watched.extend(given),
-    )
+    tolerance = 1e-5 if dtype == F32 else 1e-10
+    generator = lanczos(start, top_k=2, depth=4, basis_size=60, tolerance=tolerance)
     result = run(generator, matrix)
     atol = 4e-5 if dtype == F32 else 1e-9
     np.testing.assert_allclose(ends(result), [[4.0, 3 + 1e-6], [-1.0, -1.0]], rtol=0, atol=atol)
-    vectors, products = watched
-    assert vectors is start
-    torch.testing.assert_close(products / scales, start @ matrix / scales, rtol=0, atol=1e-5)
     assert result.quadrature is not None
     np.testing.assert_allclose(result.quadrature.weights.sum(axis=1), 1.0, rtol=1e-6)
 
@@ -275,21 +265,25 @@ def test_a_basis_of_about_the_dimension(basis_size: int) -> None:
     np.testing.assert_allclose(bottom, eigenvalues[:60], atol=1e-8)
 
 
-# what is shared with the others
+# what cannot be multiplied
 
 
-@each_dtype
-def test_watched_products_are_trace_samples(dtype: torch.dtype) -> None:
-    matrix, start = symmetric(SPECTRA["indefinite"]).to(dtype), normal(5, SIZE).sign().to(dtype)
-    shared, direct = TraceSamples({"first": slice(0, 100)}), TraceSamples({"first": slice(0, 100)})
-    run(lanczos(start, top_k=2, depth=3, basis_size=40, watch=shared.add), matrix)
-    direct.add(start, start @ matrix)
-    assert len(shared) == len(direct) == 5
-    rel = 20 * EPS[dtype] * SIZE
-    for mine, yours in (
-        (shared.trace(), direct.trace()),
-        (shared.frobenius_norm(), direct.frobenius_norm()),
-        (shared.layer_traces()["first"], direct.layer_traces()["first"]),
-    ):
-        assert mine.value == pytest.approx(yours.value, rel=rel)
-        assert mine.stderr == pytest.approx(yours.stderr, rel=rel)
+@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_products_that_are_not_finite_are_refused(at: int, value: float) -> None:
+    generator, matrix = lanczos(normal(2, 30), top_k=1, basis_size=12), symmetric(np.arange(30.0))
+    vectors = next(generator)
+    for _ in range(at):
+        vectors = generator.send(vectors @ matrix)
+    with pytest.raises(NotFinite, match="a product is not finite"):
+        generator.send(vectors @ matrix * value)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 5, 30])
+def test_no_precision_draws_directions_for_ever(rank: int) -> None:
+    """In bfloat16 no random direction is orthogonal to the basis to its rounding."""
+    matrix = low_rank(30, np.arange(1.0, rank + 1.0)).bfloat16()
+    start = normal(4, 30, dtype=torch.bfloat16)
+    result = run(lanczos(start, top_k=2, basis_size=30, max_steps=20), matrix)
+    assert result.num_steps <= 20
+    assert result.top[0].value == pytest.approx(rank, abs=0.1 * rank)

@@ -1,7 +1,7 @@
 """Hutchinson's estimators: unbiased, reproducible, and as certain as their intervals say."""
 
 import math
-from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hessdiag.linalg.trace import Estimate, Probes, TraceSamples, hutchinson
-from tests.linalg.matrices import F64, each_dtype, normal, run, symmetric
+from tests.linalg.matrices import F64, each_dtype, normal, symmetric
 
 SIZE = 100
 CPU = torch.device("cpu")
@@ -192,58 +192,44 @@ def test_the_zero_matrix_is_known_exactly() -> None:
 # the generator
 
 
-def sampled(
-    enough: Callable[[TraceSamples], bool], *, start: int = 0, max_probes: int = 40
-) -> tuple[TraceSamples, list[Tensor]]:
-    samples, asked = TraceSamples(), []
-    generator = hutchinson(
-        probes(),
-        samples,
-        start=start,
-        stop=10,
-        chunk=4,
-        max_probes=max_probes,
-        enough=enough,
-    )
-    run(generator, symmetric(SPECTRA["decaying"]), look=lambda rows, _: asked.append(rows))
-    return samples, asked
+def sampled(needed: int, *, max_probes: int = 40) -> tuple[list[Tensor], list[int], TraceSamples]:
+    """Sample two parts until both have ``needed`` probes."""
+    parts = {"a": TraceSamples(), "b": TraceSamples()}
+    matrices = {"a": symmetric(SPECTRA["decaying"]), "b": symmetric(SPECTRA["indefinite"])}
+    asked, blocks = list[int](), list[Tensor]()
+
+    def enough() -> bool:
+        asked.append(len(parts["a"]))
+        return len(parts["a"]) >= needed
+
+    generator = hutchinson(probes(), parts, stop=10, chunk=4, max_probes=max_probes, enough=enough)
+    rows = next(generator)
+    with suppress(StopIteration):
+        while True:
+            blocks.append(rows)
+            rows = generator.send({part: rows @ matrix for part, matrix in matrices.items()})
+    for part, samples in parts.items():
+        direct = sample(matrices[part], torch.cat(blocks))
+        np.testing.assert_allclose(samples.quadratic_forms(), direct.quadratic_forms())
+    return blocks, asked, parts["a"]
 
 
 @pytest.mark.parametrize(
-    ("start", "needed", "max_probes", "sizes"),
+    ("needed", "max_probes", "sizes", "asked"),
     [
-        (0, 0, 40, [4, 4, 2]),  # no target: exactly the first ten
-        (0, 11, 40, [4, 4, 2, 4]),
-        (0, 21, 40, [4, 4, 2, 4, 4, 4]),
-        (0, 99, 25, [4, 4, 2, 4, 4, 4, 3]),  # out of probes
-        (0, 99, 10, [4, 4, 2]),
-        (0, 99, 5, [4, 4, 2]),  # the first ten are taken whatever is said
-        (7, 0, 40, [3]),
-        (7, 6, 40, [3, 4]),
-        (10, 0, 40, [0]),  # all of the first ten are another's: one pass of waiting
-        (12, 3, 40, [0, 4]),
+        (0, 40, [4, 4, 2], [10]),  # no target: exactly the first ten
+        (11, 40, [4, 4, 2, 4], [10, 14]),
+        (21, 40, [4, 4, 2, 4, 4, 4], [10, 14, 18, 22]),
+        (99, 25, [4, 4, 2, 4, 4, 4, 3], [10, 14, 18, 22]),  # out of probes
+        (99, 10, [4, 4, 2], []),
+        (99, 5, [4, 4, 2], []),  # the first ten are taken whatever is said
     ],
 )
-def test_the_generator_takes_what_it_must(
-    start: int, needed: int, max_probes: int, sizes: Sequence[int]
+def test_the_generator_takes_what_it_must_for_all_parts_alike(
+    needed: int, max_probes: int, sizes: list[int], asked: list[int]
 ) -> None:
-    samples, asked = sampled(lambda s: len(s) >= needed, start=start, max_probes=max_probes)
-    assert [len(rows) for rows in asked] == list(sizes)
+    blocks, counts, samples = sampled(needed, max_probes=max_probes)
+    assert [len(rows) for rows in blocks] == sizes
+    assert counts == asked
     assert len(samples) == sum(sizes)
-    assert torch.equal(torch.cat(asked), probes().rows(start, start + sum(sizes)))
-
-
-def test_a_target_of_precision_is_reached() -> None:
-    samples, _ = sampled(lambda s: s.trace().rel_error < 0.3, max_probes=2000)
-    assert 10 < len(samples) < 2000
-    assert samples.trace().rel_error < 0.3
-    assert samples.trace().value == pytest.approx(100 / 0.3, rel=0.5)
-
-
-@pytest.mark.parametrize(("max_probes", "counts"), [(17, [10, 14, 17]), (10, [10])])
-def test_the_rule_is_asked_after_every_chunk_and_at_the_end(
-    max_probes: int, counts: list[int]
-) -> None:
-    asked: list[int] = []
-    sampled(lambda samples: asked.append(len(samples)) is not None, max_probes=max_probes)
-    assert asked == counts
+    assert torch.equal(torch.cat(blocks), probes().rows(0, sum(sizes)))
