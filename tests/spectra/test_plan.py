@@ -194,22 +194,29 @@ def test_rel_error_asks_for_no_more_than_the_first_probes_if_they_suffice():
     assert report.parts["gn"].trace.num_probes == 5
 
 
-def test_a_rule_of_ones_own_stops_each_part():
-    """It sees the samples of all parts, is asked from the first probes on, and is not repeated."""
+def test_a_rule_of_ones_own_is_asked_of_each_part_until_all_have_enough():
+    """It sees the samples of all parts from the first probes on; all go on together."""
     asked: list[tuple[str, int]] = []
 
     def enough(part: str, samples: Any) -> bool:
-        assert set(samples) == {"gn", "nme"}
+        assert {len(taken) for taken in samples.values()} == {len(samples["gn"])}
         asked.append((part, len(samples[part])))
         return part == "gn" or len(samples["nme"]) >= 36
 
     options = {"parts": ("gn", "nme"), "top_k": 0, "density": False}
     report = run(num_probes=4, max_probes=50, enough=enough, **options)
-    assert report.parts["gn"].trace.num_probes == 4
-    assert report.parts["nme"].trace.num_probes == 36
-    assert asked == [("gn", 4), ("nme", 4), ("nme", 20), ("nme", 36)]
+    assert {part.trace.num_probes for part in report.parts.values()} == {36}
+    assert asked == [(part, count) for count in (4, 20, 36) for part in ("gn", "nme")]
     spent = run(num_probes=4, max_probes=10, enough=lambda *_: False, **options)
     assert spent.parts["gn"].trace.num_probes == spent.parts["nme"].trace.num_probes == 10
+
+
+def test_traces_add_up_however_many_probes_each_part_would_need():
+    report = run(num_probes=4, top_k=0, density=False, rel_error=0.2, max_probes=200)
+    parts = report.parts
+    assert len({part.trace.num_probes for part in parts.values()}) == 1
+    total = parts["gn"].trace.value + parts["nme"].trace.value
+    assert parts["hessian"].trace.value == pytest.approx(total, rel=1e-10)
 
 
 # --- bad settings ------------------------------------------------------------------------------
