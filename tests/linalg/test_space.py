@@ -38,5 +38,5 @@ def test_samples_are_taken_in_the_space() -> None:
     samples = TraceSamples({"head": slice(0, 5)}, Weighted())
     samples.add(rows, rows)
     mass = MASSES.numpy()
-    np.testing.assert_allclose(samples.quadratic_forms(), [mass.sum()] * 2)
+    np.testing.assert_allclose(samples.freeze().quadratic_forms, [mass.sum()] * 2)
     assert samples.layer_traces()["head"].value == mass[:5].sum()
