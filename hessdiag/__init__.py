@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from hessdiag.curvature.decomposition import Decomposition, Products
     from hessdiag.errors import InputError
     from hessdiag.gates.gate_run import GateReport, gate
+    from hessdiag.landscapes.landscape_result import Landscape
     from hessdiag.landscapes.landscape_run import landscape
     from hessdiag.landscapes.planes import Plane
-    from hessdiag.landscapes.surfaces import Landscape
     from hessdiag.linalg.trace import Estimate
     from hessdiag.losses.named.cross_entropy import CrossEntropy
     from hessdiag.nets.profiles import Profile, profile
@@ -33,7 +33,7 @@ _HOMES = {
     "CrossEntropy": "hessdiag.losses.named.cross_entropy",
     "Decomposition": "hessdiag.curvature.decomposition",
     "Products": "hessdiag.curvature.decomposition",
-    "Landscape": "hessdiag.landscapes.surfaces",
+    "Landscape": "hessdiag.landscapes.landscape_result",
     "landscape": "hessdiag.landscapes.landscape_run",
     "Plane": "hessdiag.landscapes.planes",
     "Sparsity": "hessdiag.sparsities.sparsity_result",

@@ -27,6 +27,7 @@ S = TypeVar("S", bound=Struct)
 KINDS: dict[str, tuple[str, str]] = {
     "hessdiag.spectrum/1": ("hessdiag.spectra.spectrum", "Report"),
     "hessdiag.sparsity/1": ("hessdiag.sparsities.sparsity", "Sparsity"),
+    "hessdiag.landscape/1": ("hessdiag.landscapes.landscape", "Landscape"),
 }
 """By schema: where ``<kind>_result`` and ``<kind>_document`` lie, and the name of the type.
 

@@ -3,11 +3,13 @@
 import functools
 from collections.abc import Callable
 
+import numpy as np
 from msgspec import structs
 from torch import nn
 
 import hessdiag
-from hessdiag import Report, Sparsity
+from hessdiag import Landscape, Report, Sparsity
+from hessdiag.landscapes import two_weights
 from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.nets import activations
 from hessdiag.results import Result
@@ -81,6 +83,39 @@ def mixed() -> Sparsity:
     return hessdiag.sparsity(seeded(build), [(normal(9, 4), labels(9))])
 
 
+@functools.cache
+def landscape() -> Landscape:
+    """Survey the plane of two eigenvectors, with the norms of all of G and N."""
+    model, batches, loss = BY_NAME["mlp-gelu"]
+    return hessdiag.landscape(
+        model, batches, loss=loss, plane="gn", resolution=5, num_probes=3, params="fc*"
+    )
+
+
+@functools.cache
+def two_activations() -> Landscape:
+    """Survey two weights of a perceptron, ReLU beside β-GELU."""
+    return two_weights.compare(resolution=41)
+
+
+def gappy() -> Landscape:
+    """One point is not finite."""
+    (surface,) = landscape().surfaces
+    loss, nme_norm = surface.loss.copy(), surface.nme_norm.copy()
+    loss[0, 1] = nme_norm[0, 1] = np.nan
+    return structs.replace(
+        landscape(), surfaces=(structs.replace(surface, loss=loss, nme_norm=nme_norm),)
+    )
+
+
+def empty() -> Landscape:
+    """Nothing but θ itself is finite; the parts vanish."""
+    (surface,) = landscape().surfaces
+    nothing = np.full_like(surface.loss, np.nan)
+    tables = {"loss": nothing, "gn_norm": nothing, "nme_norm": np.zeros_like(nothing)}
+    return structs.replace(landscape(), surfaces=(structs.replace(surface, **tables),))
+
+
 RESULTS: dict[str, Callable[[], Result]] = {
     "spectrum": lambda: spectrum().of(PROVENANCE),
     "spectrum, of a network without a name": spectrum,
@@ -91,5 +126,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "sparsity, without φ''": lambda: sparsity("relu", None, trained=False),
     "sparsity, unbounded": lambda: sparsity("squared_relu", None, trained=False),
     "sparsity, of a network without a name": mixed,
+    "landscape": lambda: landscape().of(PROVENANCE),
+    "landscape, two activations": two_activations,
+    "landscape, with a gap": gappy,
+    "landscape, empty": empty,
 }
 """By name; each test of a medium takes all of them."""

@@ -12,7 +12,7 @@ from hessdiag.subject_options import SubjectOptions
 
 if TYPE_CHECKING:
     from hessdiag.cli.console import Bar
-    from hessdiag.landscapes.surfaces import Landscape
+    from hessdiag.landscapes.landscape_result import Landscape
 
 _ALONE = frozenset(
     ("resolution", "radius", "activation", "beta", "seed", "json", "plot", "quiet", "checkpoint")
@@ -77,9 +77,6 @@ def landscape(
     """
     from hessdiag import landscape as compute
     from hessdiag.cli import console
-    from hessdiag.reports.landscape.plot import landscape_figure
-    from hessdiag.reports.landscape.schema import landscape_json
-    from hessdiag.reports.landscape.text import landscape_text
     from hessdiag.subject import load
 
     results.check_targets(output)
@@ -107,12 +104,7 @@ def landscape(
                 seed=subject.seed,
                 on_point=lambda done, total: bar.update(done, total, f"point {done}"),
             )
-    results.deliver(
-        output,
-        payload=lambda: landscape_json(found, provenance),
-        figure=lambda: landscape_figure(found, provenance),
-        text=lambda: landscape_text(found, provenance),
-    )
+    results.show(found.of(provenance) if provenance else found, output)
 
 
 def _two_weights(

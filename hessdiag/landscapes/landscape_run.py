@@ -16,6 +16,17 @@ from torch import Tensor, nn
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import peak_bytes
 from hessdiag.errors import InputError, NotFinite, unknown
+from hessdiag.landscapes.landscape_result import (
+    Axes,
+    Landscape,
+    LandscapeCost,
+    LandscapeLoss,
+    LandscapePlane,
+    LandscapeSettings,
+    Point,
+    Surface,
+    qualified,
+)
 from hessdiag.landscapes.planes import (
     KINDS,
     Plane,
@@ -23,10 +34,11 @@ from hessdiag.landscapes.planes import (
     random_plane,
     weight_plane,
 )
-from hessdiag.landscapes.surfaces import Landscape, Point, Surface, gaps, make_axis, tabulate
+from hessdiag.landscapes.surfaces import make_axis, tabulate
 from hessdiag.linalg.driver import Request
 from hessdiag.linalg.trace import Probes, TraceSamples
 from hessdiag.losses.loss_spec import LossSpec
+from hessdiag.results import CheckpointOrigin, DataOrigin
 
 _PROBE_BUDGET = 1 << 30  # bytes of probes and their products asked for in one pass
 _PARTS = ("gn", "nme")
@@ -110,28 +122,28 @@ def landscape(
             if on_point is not None:
                 on_point(len(points), resolution**2)
     surface = Surface(None, None, origin, **tabulate(points, resolution))
-    return Landscape(
+    risk = decomposition.risk
+    found = Landscape(
+        checkpoint=CheckpointOrigin(num_parameters=decomposition.num_parameters),
+        data=DataOrigin(num_samples=decomposition.gradient().num_examples),
+        risk=LandscapeLoss(risk.loss.name),
+        settings=LandscapeSettings(
+            resolution=resolution,
+            radius=float(radius),
+            num_probes=num_probes,
+            seed=seed,
+            dtype=str(risk.dtype).removeprefix("torch."),
+            device=str(risk.device),
+            bn=bn,
+            params=(params,) if isinstance(params, str) else tuple(params) if params else None,
+        ),
+        span=LandscapePlane(chosen.kind, chosen.labels, chosen.eigenvalues),
+        axes=Axes(axis, axis),
         surfaces=(surface,),
-        a=axis,
-        b=axis,
-        plane=chosen.kind,
-        labels=chosen.labels,
-        eigenvalues=chosen.eigenvalues,
-        radius=float(radius),
-        num_points=len(points),
-        num_probes=num_probes,
-        num_parameters=decomposition.num_parameters,
-        num_samples=decomposition.gradient().num_examples,
-        loss_name=decomposition.risk.loss.name,
-        seed=seed,
-        dtype=str(decomposition.risk.dtype).removeprefix("torch."),
-        device=str(decomposition.risk.device),
-        bn=bn,
-        params=(params,) if isinstance(params, str) else tuple(params) if params else None,
-        seconds=time.perf_counter() - began,
-        peak_memory_bytes=peak_bytes(decomposition.risk.device),
-        notes=(*chosen.notes, *gaps(surface)),
+        cost=LandscapeCost(time.perf_counter() - began, len(points), peak_bytes(risk.device)),
+        notes=chosen.notes,
     )
+    return qualified(found)
 
 
 def _choose(

@@ -1,137 +1,21 @@
-"""What a landscape is: values on a grid over a plane through θ."""
+"""From points to tables: the grid of a landscape."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from hessdiag.curvature.memory import available_bytes
 from hessdiag.errors import InputError
-from hessdiag.linalg.lanczos import RitzValue
+from hessdiag.landscapes.landscape_result import Array, Point, SampledNorm
 from hessdiag.linalg.trace import Estimate
-from hessdiag.nets import activations
-
-Array = NDArray[np.float64]
 
 _BYTES_PER_VALUE = 256  # in an array, as a Python float in a list, and as a line of JSON
-
-
-@dataclass(frozen=True)
-class Point:
-    """What is known of one point of the plane; NaN where it is not finite.
-
-    Attributes:
-        loss: L.
-        gn_norm: ‖Qᵀ G Q‖_F, Q an orthonormal basis of the plane.
-        nme_norm: ‖Qᵀ N Q‖_F.
-        gn_full: ‖G‖_F, sampled; None where not asked for.
-        nme_full: ‖N‖_F, likewise.
-    """
-
-    loss: float
-    gn_norm: float
-    nme_norm: float
-    gn_full: Estimate | None = None
-    nme_full: Estimate | None = None
-
-
-@dataclass(frozen=True)
-class SampledNorm:
-    """A Frobenius norm at every point, from the same probes at all of them.
-
-    Attributes:
-        value: ``(resolution, resolution)`` estimates.
-        stderr: their standard errors; NaN from a single probe.
-    """
-
-    value: Array
-    stderr: Array
-
-
-@dataclass(frozen=True)
-class Surface:
-    """One network's values on the grid: entry ``[i, j]`` belongs to θ + a_i u + b_j v.
-
-    Attributes:
-        activation: of the network, where known.
-        beta: its β, where it takes one.
-        origin: the values at θ itself.
-        loss: ``(resolution, resolution)`` losses; NaN where not finite, as in all others.
-        gn_norm: ‖Qᵀ G Q‖_F.
-        nme_norm: ‖Qᵀ N Q‖_F.
-        gn_full: ‖G‖_F, or None.
-        nme_full: ‖N‖_F, or None.
-    """
-
-    activation: str | None
-    beta: float | None
-    origin: Point
-    loss: Array
-    gn_norm: Array
-    nme_norm: Array
-    gn_full: SampledNorm | None = None
-    nme_full: SampledNorm | None = None
-
-
-@dataclass(frozen=True)
-class Landscape:
-    """Surfaces over one plane θ + a u + b v.
-
-    Attributes:
-        surfaces: one for a network, one for each activation compared.
-        a: ``(resolution,)`` coordinates along u.
-        b: ``(resolution,)`` coordinates along v.
-        plane: "weights", "random", "hessian", "gn" or "nme".
-        labels: names of u and v.
-        eigenvalues: of u and v where they are eigenvectors, else empty.
-        radius: a and b lie in [-radius, radius].
-        num_points: points of all surfaces.
-        num_probes: probes of the full norms; 0 without them.
-        num_parameters: dimension n.
-        num_samples: examples in the data.
-        loss_name: name of the loss.
-        seed: of all randomness.
-        dtype: floating type computed in.
-        device: where.
-        bn: BatchNorm mode.
-        params: globs over the parameters, or None.
-        seconds: wall-clock time.
-        peak_memory_bytes: allocated on a GPU, resident on a CPU.
-        notes: what qualifies the numbers.
-    """
-
-    surfaces: tuple[Surface, ...]
-    a: Array
-    b: Array
-    plane: str
-    labels: tuple[str, str]
-    eigenvalues: tuple[RitzValue, ...]
-    radius: float
-    num_points: int
-    num_probes: int
-    num_parameters: int
-    num_samples: int
-    loss_name: str
-    seed: int
-    dtype: str
-    device: str
-    bn: str
-    params: tuple[str, ...] | None
-    seconds: float
-    peak_memory_bytes: int
-    notes: tuple[str, ...]
-
-    @property
-    def resolution(self) -> int:
-        """Points a side."""
-        return len(self.a)
 
 
 def make_axis(resolution: int, radius: float, *, num_values: int) -> Array:
@@ -165,33 +49,8 @@ def make_axis(resolution: int, radius: float, *, num_values: int) -> Array:
     return radius * (np.arange(resolution) * 2.0 - (resolution - 1)) / (resolution - 1)
 
 
-def has_kinks(surface: Surface) -> bool:
-    """Tell whether the surface's activation is known to have kinks."""
-    name = surface.activation
-    return name is not None and bool(activations.curve(name, surface.beta).kinks)
-
-
-def gaps(surface: Surface) -> tuple[str, ...]:
-    """Note how many values are not finite, and whatever else is NaN."""
-    tables = {
-        "loss": surface.loss,
-        "Gauss-Newton norm": surface.gn_norm,
-        "NME norm": surface.nme_norm,
-    }
-    name = f"{surface.activation}: " if surface.activation else ""
-    found = [
-        f"{name}the {what} is not finite at {missing} of {table.size} points: null"
-        for what, table in tables.items()
-        if (missing := int(np.isnan(table).sum()))
-    ]
-    full = surface.gn_full
-    if full is not None and bool(np.isnan(full.stderr[np.isfinite(full.value)]).all()):
-        found.append("one probe gives no standard error: null")
-    return tuple(found)
-
-
 def tabulate(points: Sequence[Point], resolution: int) -> dict[str, Any]:
-    """Lay points, row by row, out as the tables of a :class:`Surface`."""
+    """Lay points, row by row, out as the tables of a surface."""
 
     def table(values: list[float]) -> Array:
         return finite_or_nan(np.array(values).reshape(resolution, resolution))

@@ -15,18 +15,23 @@ import torch
 from torch import Tensor
 
 from hessdiag.curvature.memory import peak_bytes
-from hessdiag.landscapes.surfaces import (
+from hessdiag.landscapes.landscape_result import (
     Array,
+    Axes,
     Landscape,
+    LandscapeCost,
+    LandscapeLoss,
+    LandscapePlane,
+    LandscapeSettings,
     Point,
     Surface,
-    finite_or_nan,
-    gaps,
-    make_axis,
+    qualified,
 )
+from hessdiag.landscapes.surfaces import finite_or_nan, make_axis
 from hessdiag.metadata import ModelSpec
 from hessdiag.nets import models
 from hessdiag.nets.models import MLP
+from hessdiag.results import CheckpointOrigin, DataOrigin
 from hessdiag.seeds import stream
 
 Choice = tuple[str, float | None]
@@ -89,28 +94,28 @@ def compare(
         loss, gn_norm, nme_norm = np.concatenate(rows).T.reshape(3, resolution, resolution)
         origin = Point(*evaluate(network, torch.zeros(1, 2, dtype=grid.dtype))[0].tolist())
         surfaces.append(Surface(name, beta, origin, loss, gn_norm, nme_norm))
-    return Landscape(
+    count = sum(tensor.numel() for tensor in networks[0].parameters())
+    found = Landscape(
+        checkpoint=CheckpointOrigin(num_parameters=count),
+        data=DataOrigin(num_samples=1),
+        risk=LandscapeLoss(_LOSS),
+        settings=LandscapeSettings(
+            resolution=resolution,
+            radius=float(radius),
+            num_probes=0,
+            seed=seed,
+            dtype="float64",
+            device="cpu",
+            bn="eval",
+        ),
+        span=LandscapePlane("weights", WEIGHTS),
+        axes=Axes(axis, axis),
         surfaces=tuple(surfaces),
-        a=axis,
-        b=axis,
-        plane="weights",
-        labels=WEIGHTS,
-        eigenvalues=(),
-        radius=float(radius),
-        num_points=num_points,
-        num_probes=0,
-        num_parameters=sum(tensor.numel() for tensor in networks[0].parameters()),
-        num_samples=1,
-        loss_name=_LOSS,
-        seed=seed,
-        dtype="float64",
-        device="cpu",
-        bn="eval",
-        params=None,
-        seconds=time.perf_counter() - began,
-        peak_memory_bytes=peak_bytes(torch.device("cpu")),
-        notes=tuple(note for surface in surfaces for note in gaps(surface)),
+        cost=LandscapeCost(
+            time.perf_counter() - began, num_points, peak_bytes(torch.device("cpu"))
+        ),
     )
+    return qualified(found)
 
 
 def make_network(activation: str, beta: float | None = None, *, seed: int = 0) -> MLP:

@@ -220,7 +220,38 @@ class Chart:
     tall: bool = False
 
 
-Item = Table | Chart
+@dataclass(frozen=True)
+class Map:
+    """A table of values over two coordinates, shaded; θ lies at the origin.
+
+    Attributes:
+        title: what it shows.
+        x: axis of the first coordinate, to the right.
+        y: axis of the second, upwards.
+        across: ``(a,)`` first coordinates, ascending.
+        up: ``(b,)`` second coordinates, ascending.
+        values: ``(a, b)``; NaN where not finite.
+        among: tables of other maps that are shaded on the same scale, this one with them.
+        colours: "loss" or a part.
+        contours: whether lines of equal value help.
+        peaks: whether a cell that stands for several points shows the largest, else their mean.
+        remark: what is written on it.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    across: Array
+    up: Array
+    values: Array
+    among: Sequence[Array]
+    colours: str
+    contours: bool = False
+    peaks: bool = False
+    remark: str = ""
+
+
+Item = Table | Chart | Map
 
 
 @dataclass(frozen=True)
@@ -271,7 +302,10 @@ class Document:
         return [block for block in self.blocks if medium in block.media]
 
     def charts(self) -> list[Chart]:
+        """Give the charts that a figure draws."""
+        return [item for item in self.pictures() if isinstance(item, Chart)]
+
+    def pictures(self) -> list[Chart | Map]:
         """Give all that a figure draws."""
-        return [
-            item for block in self.on("figure") for item in block.items if isinstance(item, Chart)
-        ]
+        items = (item for block in self.on("figure") for item in block.items)
+        return [item for item in items if not isinstance(item, Table)]

@@ -14,7 +14,8 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from hessdiag.errors import InputError, printable
 from hessdiag.files import replacing
-from hessdiag.show.document import Chart, Curve, Document, Marks
+from hessdiag.show import map_pictures
+from hessdiag.show.document import Chart, Curve, Document, Map, Marks
 from hessdiag.show.scales import Scale, scales
 
 COLOURS = {
@@ -51,12 +52,12 @@ def figure(document: Document) -> Figure:
     Raises:
         InputError: it has none.
     """
-    charts = document.charts()
+    charts = document.pictures()
     if not charts:
         raise InputError(
             "there is nothing to plot", got=f"a {document.kind.lower()} report without charts"
         )
-    wide = any(chart.wide for chart in charts)
+    wide = any(isinstance(chart, Chart) and chart.wide for chart in charts)
     columns = 1 if wide else min(len(charts), 3)
     asked = [block.columns for block in document.on("figure") if block.columns]
     columns = asked[0] if asked else columns
@@ -71,7 +72,12 @@ def figure(document: Document) -> Figure:
     return drawn
 
 
-def _panel(drawn: Figure, place: Any, chart: Chart, *, titled: bool) -> None:
+def _panel(drawn: Figure, place: Any, chart: Chart | Map, *, titled: bool) -> None:
+    if isinstance(chart, Map):
+        axes = drawn.add_subplot(place)
+        map_pictures.panel(drawn, axes, chart)
+        axes.set_title(printable(chart.title), fontsize=10, parse_math=False)
+        return
     x, y = scales(chart)
     below = len(chart.marks)
     heights = (8, 1 + 0.5 * below) if below else (1,)

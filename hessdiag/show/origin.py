@@ -20,7 +20,7 @@ def origin(result: Any) -> list[tuple[str, Cell]]:
         ("schema", f"{result.schema}, hessdiag {result.version}"),
     ]
     for side in ("a", "b"):  # of a comparison
-        if (own := getattr(result, side, None)) is not None:
+        if hasattr(own := getattr(result, side, None), "checkpoint"):
             facts += [(f"{side.upper()}, {name}", cell) for name, cell in _own(own)]
     return [*facts, *_own(result)]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from hessdiag import __version__
-from hessdiag.show import svg
+from hessdiag.show import map_pictures, svg
 from hessdiag.show.document import (
     Bars,
     Block,
@@ -15,6 +15,7 @@ from hessdiag.show.document import (
     Code,
     Document,
     Interval,
+    Map,
     Named,
     Quantity,
     Row,
@@ -115,7 +116,11 @@ def section(document: Document, place: int) -> Section:
 
 def _block(block: Block) -> Markup:
     """Lay tables out in their order, charts side by side before them."""
-    charts = [svg.chart(item) for item in block.items if not isinstance(item, Table)]
+    charts = [
+        map_pictures.picture(item) if isinstance(item, Map) else svg.chart(item)
+        for item in block.items
+        if not isinstance(item, Table)
+    ]
     grid = charts if len(charts) < 2 else [tag("div", *charts, class_="grid")]
     tables = [_table(item) for item in block.items if isinstance(item, Table)]
     return tag("div", tag("h3", block.heading), *grid, *tables, class_="block")

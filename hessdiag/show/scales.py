@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -77,6 +77,13 @@ def scale(axis: Axis, shown: Iterable[ArrayLike]) -> Scale:
     if (axis.scale == "log" or suits) and high > 0:
         return _logarithmic(axis, low if low > 0 else 1e-3 * high, high)
     return _linear(axis, low, high)
+
+
+def exact(axis: Axis, points: Array) -> Scale:
+    """Make an axis that reaches half a cell beyond its points."""
+    half = (points[1] - points[0]) / 2 if len(points) > 1 else 0.5
+    low, high = float(points[0] - half), float(points[-1] + half)
+    return _linear(replace(axis, low=low, high=high), low, high)
 
 
 def decade(power: int) -> str:

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from hessdiag.errors import printable
 from hessdiag.show import braille
-from hessdiag.show.document import Block, Cell, Chart, Document, Row, Table, Verdict
+from hessdiag.show.document import Block, Cell, Chart, Document, Map, Row, Table, Verdict
 from hessdiag.show.scales import Scale, scales
+from hessdiag.show.shaded import shaded_maps
 from hessdiag.show.wording import BARS, text_of
 
 _WIDTH, _HEIGHT = 60, 7  # of a chart, in characters
@@ -46,7 +47,10 @@ def _block(block: Block, *, first: bool) -> Iterator[RenderableType]:
         yield Text()
         yield _text(block.heading, "bold")
     alone = len(block.items) == 1
+    yield from shaded_maps([item for item in block.items if isinstance(item, Map)])
     for item in block.items:
+        if isinstance(item, Map):
+            continue
         if isinstance(item, Table):
             yield _table(item)
             if item.caption:

@@ -16,6 +16,7 @@ from hessdiag import InputError, Landscape
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.landscapes import landscape_run as landscape_module
 from hessdiag.landscapes import surfaces
+from hessdiag.landscapes.landscape_result import LandscapeSettings
 from hessdiag.landscapes.planes import Plane, random_plane, weight_plane
 from hessdiag.linalg.trace import Probes, TraceSamples
 from tests.cases import BY_NAME, Case, labels, normal, seeded, split
@@ -110,7 +111,7 @@ def test_the_full_norms_are_right_within_their_errors():
                 wanted = getattr(truth, name).norm().item()
                 errors.append((full.value[at] - wanted) / full.stderr[at])
     assert max(map(abs, errors)) < 4
-    assert found.num_probes == 24
+    assert found.settings.num_probes == 24
 
 
 @pytest.mark.parametrize("chunk", [10**9, 5])
@@ -178,16 +179,18 @@ def test_the_result_says_what_it_is():
     )
     assert seen == [(k, 9) for k in range(1, 10)]
     assert found.a.tolist() == found.b.tolist() == [-0.25, 0.0, 0.25]
-    assert (found.num_points, found.resolution, found.radius) == (9, 3, 0.25)
-    assert (found.num_parameters, found.num_samples, found.num_probes) == (49, 9, 0)
-    assert (found.plane, found.loss_name, found.seed, found.bn) == (
-        "random",
-        "cross-entropy",
-        5,
-        "eval",
+    assert (found.num_points, found.num_parameters, found.num_samples) == (9, 49, 9)
+    assert (found.plane, found.risk.name) == ("random", "cross-entropy")
+    assert found.settings == LandscapeSettings(
+        resolution=3,
+        radius=0.25,
+        num_probes=0,
+        seed=5,
+        dtype="float64",
+        device="cpu",
+        bn="eval",
+        params=("fc1.*", "fc2.*"),
     )
-    assert (found.dtype, found.device) == ("float64", "cpu")
-    assert found.params == ("fc1.*", "fc2.*")
     assert found.notes == ()
     assert found.seconds > 0
     assert found.peak_memory_bytes > 0

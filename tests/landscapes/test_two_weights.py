@@ -117,8 +117,11 @@ def test_the_result_says_what_it_is():
     assert [(s.activation, s.beta) for s in found.surfaces] == [("relu", None), ("beta_gelu", 10)]
     assert (found.plane, found.labels) == ("weights", two_weights.WEIGHTS)
     assert (found.num_samples, found.num_parameters, found.num_points) == (1, 105, 50)
-    assert (found.loss_name, found.dtype, found.device) == ("mse", "float64", "cpu")
-    assert found.notes == ()
+    settings = found.settings
+    assert (found.risk.name, settings.dtype, settings.device) == ("mse", "float64", "cpu")
+    assert found.notes == (
+        "relu: the NME norm is exactly 0 at every point, and no point lies on a kink",
+    )
     (one,) = two_weights.compare([("gelu", None)], resolution=5, seed=0).surfaces
     (two,) = two_weights.compare([("gelu", None)], resolution=5, seed=1).surfaces
     assert not np.allclose(one.loss, two.loss)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from hessdiag import InputError
 from hessdiag.show import figure
-from hessdiag.show.document import Axis, Block, Chart, Curve, Document, Marks
+from hessdiag.show.document import Axis, Block, Chart, Curve, Document, Map, Marks
 from tests.results import RESULTS
 
 
@@ -26,7 +26,7 @@ def chart(label: str = "y", **changes: object) -> Chart:
 def test_every_curve_and_mark_is_drawn(name: str):
     told = RESULTS[name]().document()
     charts = told.charts()
-    if not charts:
+    if not told.pictures():
         with pytest.raises(InputError, match="there is nothing to plot"):
             figure.figure(told)
         return
@@ -37,7 +37,10 @@ def test_every_curve_and_mark_is_drawn(name: str):
         assert any(np.array_equal(found, np.asarray(curve.y), True) for found in heights)
     marks = [value for chart in charts for row in chart.marks for value, _ in row.values]
     places = [float(np.ravel(line.get_xdata())[0]) for line in lines if len(line.get_xdata()) == 1]
-    assert sorted(places) == sorted(marks)
+    maps = [item for item in told.pictures() if isinstance(item, Map)]
+    assert sorted(places) == sorted([*marks, *(0.0 for _ in maps)])  # θ is marked on a map
+    images = [image for axes in drawn.axes for image in axes.images]
+    assert [image.get_array().shape for image in images] == [shown.values.T.shape for shown in maps]
     assert told.title in drawn.get_suptitle()
 
 

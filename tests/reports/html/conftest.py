@@ -6,18 +6,14 @@ from typing import Any
 
 import pytest
 
-import hessdiag
 from hessdiag import Report
-from hessdiag.landscapes import two_weights
 from hessdiag.metadata import Provenance
 from hessdiag.reports.html.sources import Source
-from hessdiag.reports.landscape.schema import landscape_json
 from hessdiag.reports.payload import dumps, finite
 from hessdiag.reports.sensing.schema import sensing_json
 from hessdiag.reports.sweep.schema import sweep_json
 from hessdiag.training.sensing import Settings, sensing
 from hessdiag.training.trials import Sweep
-from tests.cases import BY_NAME
 from tests.reports.sweep.conftest import cell
 
 Payload = dict[str, Any]
@@ -101,15 +97,9 @@ def payloads(report: Report, sparse_report: Report, provenance: Provenance) -> d
     origin = {key: spectrum[key] for key in ("version", "checkpoint", "model", "data")}
     nameless = {**origin, "model": dict.fromkeys(origin["model"])}
     failed = cell("sam", "diverged", None, rho=1.0)
-    model, batches, loss = BY_NAME["mlp-gelu"]
     settings = Settings(6, 2, 12, lr=0.01, steps=8, dtype="float64", device="cpu")
     diverging = replace(settings, lr=1.0, dtype="float32")
-    plane = hessdiag.landscape(
-        model, batches, loss=loss, plane="gn", resolution=3, num_probes=2, params="fc*"
-    )
     found = {
-        "landscape": landscape_json(plane, provenance),
-        "landscape, two weights": landscape_json(two_weights.compare(resolution=5)),
         "sensing": sensing_json(sensing(settings)),
         "sensing, diverged": sensing_json(sensing(diverging)),
         "sweep": sweep_json(Sweep([cell("none", 0.8, 0.9), cell("sam", 0.5, 0.6, rho=2.0)])),

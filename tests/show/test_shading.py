@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hessdiag.reports.landscape.scale import Scale
+from hessdiag.show.shading import Shading
 
 RAMP = np.linspace(1.0, 2.0, 50)
 
@@ -25,7 +25,7 @@ RAMP = np.linspace(1.0, 2.0, 50)
     ],
 )
 def test_the_scale_suits_the_values(values: np.ndarray, kind: str):
-    scale = Scale.of(values)
+    scale = Shading.of(values)
     assert scale.kind == kind
     shades = scale.shade(values)
     assert np.isfinite(shades).all()
@@ -34,24 +34,24 @@ def test_the_scale_suits_the_values(values: np.ndarray, kind: str):
 
 def test_shades_grow_with_the_values():
     for values in (RAMP, 10 ** (3 * RAMP), np.r_[np.zeros(80), RAMP]):
-        scale = Scale.of(values)
+        scale = Shading.of(values)
         shades = scale.shade(np.sort(values))
         assert (np.diff(shades) >= 0).all()
         assert shades[-1] == pytest.approx(1)
-    assert Scale.of(RAMP).shade(RAMP)[0] == 0
+    assert Shading.of(RAMP).shade(RAMP)[0] == 0
 
 
 def test_constants_are_dark_and_zeros_are_not():
-    assert Scale.of(np.full(3, 2.0)).shade(np.full(3, 2.0)).tolist() == [1, 1, 1]
-    assert Scale.of(np.zeros(3)).shade(np.zeros(3)).tolist() == [0, 0, 0]
+    assert Shading.of(np.full(3, 2.0)).shade(np.full(3, 2.0)).tolist() == [1, 1, 1]
+    assert Shading.of(np.zeros(3)).shade(np.zeros(3)).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e300])
 def test_no_size_is_too_small_or_too_large(size: float):
     values = np.array([-1.0, 0.0, 1.0]) * size
-    assert Scale.of(values).shade(values).tolist() == [0, 0.5, 1]
+    assert Shading.of(values).shade(values).tolist() == [0, 0.5, 1]
 
 
 def test_several_tables_share_one_scale():
-    scale = Scale.of(RAMP, 3 * RAMP)
+    scale = Shading.of(RAMP, 3 * RAMP)
     assert (scale.low, scale.high) == (1, 6)

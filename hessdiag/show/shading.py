@@ -1,4 +1,4 @@
-"""The scale on which a table of values is shaded: linear, logarithmic or square root."""
+"""How a table of values is shaded: linear, logarithmic or square root."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOG_FROM, _LOG_UP_TO = 30.0, 1e4  # largest value over the first percentile
 
 
 @dataclass(frozen=True)
-class Scale:
+class Shading:
     """Maps values from ``low`` to ``high`` to shades from 0 to 1.
 
     Attributes:
@@ -28,7 +28,7 @@ class Scale:
     high: float
 
     @classmethod
-    def of(cls, *tables: Array) -> Scale:
+    def of(cls, *tables: Array) -> Shading:
         """Choose the scale that shows most of all ``tables`` together."""
         values = np.concatenate([table[np.isfinite(table)] for table in tables])
         if not len(values):
