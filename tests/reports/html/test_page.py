@@ -127,7 +127,7 @@ def test_what_is_drawn_has_places(sources: list[Source]):
         for name in ("d", "x", "y", "cx", "cy", "width", "height", "viewbox")
         if name in each and tag in ("path", "rect", "circle", "text", "image", "svg")
     ]
-    assert len(drawn) > 1000
+    assert len(drawn) > 300
     assert not [one for one in drawn if "nan" in one or "inf" in one]
 
 
@@ -136,8 +136,8 @@ def test_the_same_reports_make_the_same_page(sources: list[Source]):
 
 
 def test_the_title_is_that_of_the_only_source_or_as_given(sources: list[Source]):
-    document = page(sources[:1])
-    assert "<h1>mlp-5-4 beta_gelu(2) on digits (train)</h1>" in document
+    (only,) = (source for source in sources if source.path == "train.json")
+    assert "<h1>mlp-5-4 beta_gelu(2) on digits (train)</h1>" in page([only])
     assert "<title>Curvature report</title>" in page(sources)
     assert "<title>a &lt;b&gt;</title>" in page(sources, "a <b>")
 
