@@ -14,6 +14,7 @@ from hessdiag.show.document import (
     Code,
     Curve,
     Document,
+    Map,
     Quantity,
     Row,
     Table,
