@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
 from hessdiag.errors import InputError
 
 LEAST = 512 << 20
@@ -28,3 +32,21 @@ def check(path: object, needed: int, size: int) -> None:
             wanted=f"at most {EXPANSION} times its size, or {LEAST:,} bytes",
             hint="store it without compression, and tensors as contiguous copies",
         )
+
+
+def check_archive(path: Path, stored: BinaryIO | None = None) -> None:
+    """Refuse a compressed archive whose members together are out of bounds; no archive passes.
+
+    Args:
+        path: of the file.
+        stored: its bytes, if they were read already.
+
+    Raises:
+        InputError: they are.
+    """
+    try:
+        with zipfile.ZipFile(path if stored is None else stored) as archive:
+            members = archive.infolist()
+    except Exception:  # damaged, or no archive: its reader will tell
+        return
+    check(path, sum(m.file_size for m in members), sum(m.compress_size for m in members))

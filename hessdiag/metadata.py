@@ -51,6 +51,21 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
+class TextForm:
+    """How a language model takes text.
+
+    Attributes:
+        folder: where its tokenizer lies.
+        head: "causal" or "masked"; None for a network that is neither.
+        longest: tokens that it takes at most; None where it does not say.
+    """
+
+    folder: str
+    head: str | None
+    longest: int | None = None
+
+
+@dataclass(frozen=True)
 class Metadata:
     """The header of a checkpoint that this project wrote.
 

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hessdiag import factories
 from hessdiag.curvature.memory import fitting_microbatch
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.data import datasets
 from hessdiag.data.datasets import Dataset
+from hessdiag.data.examples import Examples
+from hessdiag.data.preparation import AT_MOST
 from hessdiag.errors import InputError, unknown
 from hessdiag.linalg import processes
-from hessdiag.metadata import Metadata, ModelSpec, Provenance
+from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.nets import checkpoints, models
 from hessdiag.nets.assembly import assemble
 from hessdiag.nets.checkpoints import Checkpoint, Choice
@@ -27,7 +29,7 @@ from hessdiag.subject_options import SubjectOptions
 from hessdiag.training.optimisation import initialise
 from hessdiag.training.recipes import RECIPES
 
-DEFAULT_SAMPLES = 512
+DEFAULT_SAMPLES = AT_MOST
 FRESH_MODEL, FRESH_DATA = "wrn10-1", "digits"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _CALIBRATION = 256  # examples that set a fresh network's BatchNorm statistics
@@ -51,16 +53,15 @@ class Subject:
     checkpoint: Checkpoint | None
     spec: ModelSpec
     model: nn.Module
-    data: Dataset
+    data: Dataset | Examples
     loss: str
     batch_size: int
     dtype: torch.dtype
     notes: tuple[str, ...] = ()
 
-    def batches(self) -> list[tuple[Tensor, Tensor]]:
+    def batches(self) -> list[Any]:
         """Cut the sample into microbatches; views, nothing is copied."""
-        inputs = self.data.inputs.split(self.batch_size)
-        return list(zip(inputs, self.data.targets.split(self.batch_size), strict=True))
+        return self.data.batches(self.batch_size)
 
     def with_activation(self, name: str | None, beta: float | None) -> Subject:
         """The same weights in a network with another activation.
@@ -90,7 +91,8 @@ class Subject:
             initialise(RECIPES[meta.recipe], model, stream(seed, "head"))
         device = next(self.model.parameters()).device
         model = model.to(device)
-        models.calibrate(model, self.data.inputs[:_CALIBRATION].to(device))
+        if isinstance(self.data, Dataset):
+            models.calibrate(model, self.data.inputs[:_CALIBRATION].to(device))
         return dataclasses.replace(self, checkpoint=None, model=model.eval())
 
     def provenance(self) -> Provenance:
@@ -150,7 +152,7 @@ def load(
     else:
         checkpoint = checkpoints.read(path, Choice(options.key, options.ema))
     meta = checkpoint.metadata if checkpoint else None
-    sample = _load_data(meta, options)
+    sample = _load_data(checkpoint, options)
     spec, network, notes = assemble(
         checkpoint, options, num_classes=sample.num_classes, input_shape=sample.input_shape
     )
@@ -203,7 +205,8 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _load_data(meta: Metadata | None, options: SubjectOptions) -> Dataset:
+def _load_data(checkpoint: Checkpoint | None, options: SubjectOptions) -> Dataset | Examples:
+    meta = checkpoint.metadata if checkpoint else None
     known = meta.data if meta else None
     if options.data is None and known is None:
         raise InputError(
@@ -215,16 +218,16 @@ def _load_data(meta: Metadata | None, options: SubjectOptions) -> Dataset:
 
     # scaling belongs to the network, so the checkpoint's own goes for other data as well
     mean, std = (known.mean, known.std) if known else (None, None)
-    return datasets.load(
+    return datasets.load_any(
         chosen,
         split=options.split,
         num_samples=options.num_samples,
-        at_most=DEFAULT_SAMPLES,
         seed=options.seed,
         root=options.data_root,
         download=options.download,
         mean=mean,
         std=std,
+        text_form=checkpoint.text if checkpoint else None,
     )
 
 
@@ -251,9 +254,9 @@ def _first(*values: str | None) -> str:
 
 def _fitting_batch(subject: Subject) -> int:
     """Choose the microbatch by the network's memory per example, the same on every run."""
-    pair = subject.data.inputs[:2].clone(), subject.data.targets[:2].clone()
-    risk = EmpiricalRisk(subject.model, [pair], subject.loss, dtype=subject.dtype)
-    if not subject.data.targets.is_floating_point():
+    first = subject.data.batches(2)[0]
+    risk = EmpiricalRisk(subject.model, [first], subject.loss, dtype=subject.dtype)
+    if isinstance(subject.data, Dataset) and not subject.data.targets.is_floating_point():
         x, _ = next(risk.microbatches())
         datasets.check_labels(subject.data.targets, risk.outputs(x).shape[1])
     return fitting_microbatch(risk, subject.data.num_samples)

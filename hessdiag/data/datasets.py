@@ -7,14 +7,17 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hessdiag import factories
-from hessdiag.data import preparation, sources, streams, vision
-from hessdiag.data.sources import Source
+from hessdiag.data import preparation, sources, streams, text, vision
+from hessdiag.data.examples import Examples, gather
+from hessdiag.data.sources import Source, Statistics
 from hessdiag.errors import InputError, unknown
+from hessdiag.metadata import TextForm
 
 NAMES = ("digits", *vision.ARRAYS, "imagenet")
 _SUFFIXES = (".npz", ".safetensors")
@@ -54,6 +57,10 @@ class Dataset:
         """Shape of one input."""
         return tuple(self.inputs.shape[1:])
 
+    def batches(self, size: int) -> list[tuple[Tensor, Tensor]]:
+        """Cut the examples into batches of at most ``size``; views, nothing is copied."""
+        return list(zip(self.inputs.split(size), self.targets.split(size), strict=True))
+
     @functools.cached_property
     def sha256(self) -> str:
         """Hash of the bytes of the inputs, then the targets."""
@@ -61,6 +68,51 @@ class Dataset:
         for tensor in (self.inputs, self.targets):
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def load_any(
+    spec: str,
+    *,
+    split: str = "train",
+    num_samples: int | None = None,
+    seed: int = 0,
+    text_form: TextForm | None = None,
+    **others: Any,
+) -> Dataset | Examples:
+    """Load what ``load`` does, at most 512 examples by default, and data of any other form.
+
+    Those are ``text:FILE``, and a factory's batches or examples as a network takes them: a data
+    loader, a data set of mappings, any iterable of batches.
+
+    Args:
+        spec: as ``load``, or ``text:FILE``.
+        split: as ``load``.
+        num_samples: as ``load``; of a loader or iterable, the first ones.
+        seed: as ``load``; of a loader's shuffling as well.
+        text_form: how the network takes text.
+        **others: arguments of ``load``, for data that it reads.
+
+    Raises:
+        InputError: as ``load``.
+    """
+    if spec.startswith(text.PREFIX):
+        return text.load(spec, split, text_form, num_samples, seed)
+    if not factories.is_factory(spec):
+        return load(
+            spec,
+            split=split,
+            num_samples=num_samples,
+            at_most=preparation.AT_MOST,
+            seed=seed,
+            **others,
+        )
+    preparation.check_split(split)
+    made = factories.call(spec, "data")
+    source = sources.of_factory(spec, made)
+    if source is None:
+        return gather(spec, split, made, num_samples or preparation.AT_MOST, seed)
+    wanted = min(preparation.AT_MOST, source.num_samples) if num_samples is None else num_samples
+    return _selected(source, spec, split, wanted, seed, None)
 
 
 def load(
@@ -107,6 +159,18 @@ def load(
     given = preparation.given_statistics(mean, std)
     if num_samples is None and at_most is not None:
         num_samples = min(at_most, source.num_samples)
+    return _selected(source, spec, split, num_samples, seed, given)
+
+
+def _selected(
+    source: Source,
+    spec: str,
+    split: str,
+    num_samples: int | None,
+    seed: int,
+    given: Statistics | None,
+) -> Dataset:
+    """Take a random subset of a source, normalised and checked."""
     inputs, targets = source.take(preparation.select(source.num_samples, num_samples, seed))
     statistics = (given if source.is_image else None) or source.statistics
     if statistics is None and source.images is not None:
@@ -180,11 +244,25 @@ def _open(spec: str, split: str, root: str | None, download: bool) -> Source:
         return vision.folder_source(vision.find(spec, split, root))
     if spec.lower().endswith(_SUFFIXES):
         return sources.file(_file_of_split(sources.expanded(spec), split))
+    if spec.startswith(text.PREFIX):
+        raise InputError("the recipes train classifiers", got=f"text, --data {spec}")
     if factories.is_factory(spec):
-        return sources.factory(spec)
-    forms = ("folder:DIR", "FILE.npz", "FILE.safetensors", "package.module:factory")
+        return _of_pairs(spec)
+    forms = ("folder:DIR", "text:FILE", "FILE.npz", "FILE.safetensors", "package.module:factory")
     hint = f"folder:{spec} reads a folder of images" if os.path.isdir(spec) else None
     raise unknown("data", spec, (*NAMES, *forms), hint=hint)
+
+
+def _of_pairs(spec: str) -> Source:
+    made = factories.call(spec, "data")
+    source = sources.of_factory(spec, made)
+    if source is None:
+        raise InputError(
+            f"the data factory {spec} returned no pairs",
+            got=type(made).__name__,
+            wanted="(inputs, targets) as arrays or tensors, or a torch Dataset of (x, y)",
+        )
+    return source
 
 
 def _file_of_split(path: Path, split: str) -> Path:

@@ -12,6 +12,7 @@ from hessdiag.data.sources import Statistics
 from hessdiag.errors import InputError, unknown
 
 SPLITS = ("train", "test")
+AT_MOST = 512  # examples that are looked at where no number is asked for
 
 
 def check_split(split: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from hessdiag import bounds, factories
+from hessdiag import bounds
 from hessdiag.errors import InputError
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of every channel
@@ -150,22 +150,38 @@ def _names(path: Path, classes: Any) -> tuple[str, ...]:
         raise InputError(f"the classes of {path} are no names", got=reason(error)) from error
 
 
-def factory(spec: str) -> Source:
-    """Call a factory that returns (inputs, targets), or a map-style torch data set of (x, y).
+def of_factory(spec: str, made: object) -> Source | None:
+    """Make a source of (inputs, targets), or of a map-style torch data set of (x, y).
+
+    Returns:
+        None for data of any other form.
 
     Raises:
-        InputError: the factory fails or returns something else.
+        InputError: the arrays do not belong together, or the data set has no length.
     """
-    found = factories.call(spec, "data")
-    if isinstance(found, tuple | list) and len(found) == 2:
-        return arrays_source(found[0], found[1], is_image=False)
-    if isinstance(found, Dataset) and not isinstance(found, IterableDataset):
-        return _dataset_source(spec, cast("Dataset[Any]", found))
-    raise InputError(
-        f"the data factory {spec} returned no data",
-        got=type(found).__name__,
-        wanted="(inputs, targets) as arrays or tensors, or a torch Dataset of (x, y)",
-    )
+    if isinstance(made, tuple | list):
+        pair = cast("Sequence[Any]", made)
+        if len(pair) == 2 and all(_is_array(item) for item in pair):
+            return arrays_source(pair[0], pair[1], is_image=False)
+    is_indexed = isinstance(made, Dataset) and not isinstance(made, IterableDataset)
+    dataset = cast("Dataset[Any]", made)
+    return _dataset_source(spec, dataset) if is_indexed and _is_of_pairs(dataset) else None
+
+
+def _is_of_pairs(dataset: Dataset[Any]) -> bool:
+    """Tell whether the first example is (x, y), or cannot be had, which is told later."""
+    try:
+        first = dataset[0]
+    except Exception:  # the user's code may raise anything
+        return True
+    return isinstance(first, tuple | list) and all(map(_is_array, cast("Sequence[Any]", first)))
+
+
+def _is_array(item: object) -> bool:
+    """Tell an array, or nested lists of numbers."""
+    while isinstance(item, list | tuple) and item:
+        item = cast("Sequence[Any]", item)[0]
+    return isinstance(item, Tensor | np.ndarray | int | float)
 
 
 def arrays_source(

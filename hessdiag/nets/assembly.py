@@ -41,12 +41,15 @@ def assemble(
         spec = ModelSpec(name, activation, options.beta, num_classes, input_shape)
         spec = dataclasses.replace(spec, arguments=factories.arguments(options.model_arg or ()))
         return spec, models.build(spec), ()
-    if checkpoint.network is not None:
-        base = _base(checkpoint, options)
-        network = checkpoint.network(base)
+    if options.model is None and checkpoint.network is not None:
+        _check_unchanged(checkpoint, options)
+        network = checkpoint.network()
         library = type(network).__module__.partition(".")[0]
-        name = options.model or f"{library}:{type(network).__name__}"
-        return ModelSpec(name), network, checkpoint.notes
+        return ModelSpec(f"{library}:{type(network).__name__}"), network, checkpoint.notes
+    if options.model is not None and checkpoint.adapt is not None:
+        arguments = factories.arguments(options.model_arg or ())
+        spec = ModelSpec(options.model, options.activation, options.beta, arguments=arguments)
+        return spec, checkpoint.adapt(models.build(spec)), checkpoint.notes
     spec = _describe(checkpoint, options, num_classes, input_shape)
     if not factories.chooses_activation(spec.name):
         # before it takes memory: metadata may name a network of any size
@@ -55,23 +58,15 @@ def assemble(
     return spec, network, checkpoint.notes + checkpoints.load_into(network, checkpoint)
 
 
-def _base(checkpoint: Checkpoint, options: SubjectOptions) -> nn.Module | None:
-    """Build the user's own network for a checkpoint that brings one, where there is any."""
-    for name in ("activation", "beta"):
+def _check_unchanged(checkpoint: Checkpoint, options: SubjectOptions) -> None:
+    """Refuse options that would change a network which the checkpoint brings as it is."""
+    for name in ("activation", "beta", "model_arg"):
         if getattr(options, name) is not None:
             raise InputError(
-                f"the network of {checkpoint.path} has its own activation", got=f"--{name}"
+                f"the network of {checkpoint.path} is built as its configuration says",
+                got=f"--{name.replace('_', '-')}",
+                hint="leave it out, or name another network with --model",
             )
-    arguments = factories.arguments(options.model_arg or ())
-    if options.model is not None:
-        return models.build(ModelSpec(options.model, arguments=arguments))
-    if arguments:
-        raise InputError(
-            "the checkpoint's own network takes no arguments",
-            got=", ".join(name for name, _ in arguments),
-            hint="they are for the network that --model names",
-        )
-    return None
 
 
 def _describe(

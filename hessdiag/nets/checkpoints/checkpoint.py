@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from hessdiag.metadata import Metadata
+from hessdiag.metadata import Metadata, TextForm
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,10 @@ class Checkpoint:
         metadata: what the file says about itself, if this project wrote it.
         notes: what was chosen or left out in reading it, in plain words.
         arguments: those that its network was built with, where the file tells.
-        network: makes the network that belongs to it, with its weights; None where the file does
-            not say which that is. It takes the user's own network, if there is one, to build on.
+        network: gives the network that belongs to it, with its weights; None where it does not say
+            which that is.
+        adapt: puts it on top of a network of the user's own; None where it is a whole network.
+        text: how its network takes text; None where that is not known.
     """
 
     path: Path
@@ -47,7 +49,9 @@ class Checkpoint:
     metadata: Metadata | None = None
     notes: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    network: Callable[[nn.Module | None], nn.Module] | None = None
+    network: Callable[[], nn.Module] | None = None
+    adapt: Callable[[nn.Module], nn.Module] | None = None
+    text: TextForm | None = None
 
 
 class Format(Protocol):

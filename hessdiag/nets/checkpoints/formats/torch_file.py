@@ -6,7 +6,6 @@ import hashlib
 import io
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -65,7 +64,7 @@ def load(path: Path, data: bytes) -> object:
     Raises:
         InputError: the bytes are damaged, too compressed, or name code.
     """
-    _check_members(path, data)
+    bounds.check_archive(path, io.BytesIO(data))
     try:
         with warnings.catch_warnings(), admitted():
             warnings.simplefilter("ignore")
@@ -78,7 +77,7 @@ def load(path: Path, data: bytes) -> object:
                 hint=_HINT,
             ) from error
         raise InputError(
-            f"{path} is damaged, or no checkpoint of tensors", got=_reason(error), hint=_HINT
+            f"{path} is damaged, or no checkpoint of tensors", got=reason(error), hint=_HINT
         ) from error
 
 
@@ -90,16 +89,6 @@ def _check_views(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
         if t.layout == torch.strided
     }
     bounds.check(path, sum(views.values()), size)
-
-
-def _check_members(path: Path, data: bytes) -> None:
-    """Refuse an archive whose compressed members are out of bounds."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            needed = sum(member.file_size for member in archive.infolist())
-    except Exception:  # damaged, or no archive: torch.load will tell
-        return
-    bounds.check(path, needed, len(data))
 
 
 def _hyper_parameters(outer: object) -> dict[str, Any]:
@@ -116,8 +105,8 @@ def _hyper_parameters(outer: object) -> dict[str, Any]:
     return arguments
 
 
-def _reason(error: Exception) -> str:
-    """Say what is wrong, without torch's advice to run the code after all."""
+def reason(error: Exception) -> str:
+    """Say what is wrong in one sentence, without torch's advice to run the code after all."""
     texts = re.split(r"\n\s*\n|\n|(?<=[.!?])\s", str(error).strip())
     advice = re.compile(
         r"weights.only|trust|safe_globals|pytorch\.org|two options|re-running", re.I

@@ -1,0 +1,102 @@
+"""A folder of weights, in one file or in shards with an index, that does not say whose they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from hessdiag import bounds, files
+from hessdiag.errors import InputError
+from hessdiag.nets.checkpoints import state_dicts
+from hessdiag.nets.checkpoints.checkpoint import Checkpoint, Choice
+from hessdiag.nets.checkpoints.formats import safetensors_file, torch_file
+
+WANTED = "a folder with model.safetensors, pytorch_model.bin, or shards of them and an index"
+_NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
+_INDEX = ".index.json"
+
+
+def match(path: Path) -> bool:
+    """Tell by the weights within, where no configuration says whose they are."""
+    told = any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return not told and any((path / name).is_file() for name in _known())
+
+
+def read(path: Path, choice: Choice) -> Checkpoint:
+    """Read all shards.
+
+    Raises:
+        InputError: one is missing or damaged, or the index names a file elsewhere.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in weights(path):
+        data = torch_file.content(file)
+        if file.suffix == ".safetensors":
+            tensors |= safetensors_file.load(file, data)[0]
+        else:
+            tensors |= state_dicts.find(torch_file.load(file, data), file, Choice())[0]
+    return Checkpoint(path, sha256(path), state_dicts.select(tensors, path, choice))
+
+
+def weights(path: Path) -> list[Path]:
+    """List the files that hold the weights of a folder, shards in the order of their names.
+
+    Raises:
+        InputError: there are none, the index cannot be read, or a file of it is not there.
+    """
+    first = next((name for name in _known() if (path / name).exists()), None)
+    if first is None:
+        raise InputError(f"the folder {path} holds no weights", wanted=", ".join(_NAMES))
+    names = _shards(path / first) if first.endswith(_INDEX) else [first]
+    for name in names:
+        file = path / name
+        if not file.is_file():
+            kind = "a device, a pipe or a folder" if file.exists() else "nothing"
+            raise InputError(f"the weights {file} are no file", got=kind)
+        if file.suffix == ".bin":
+            bounds.check_archive(file)
+    return [path / name for name in names]
+
+
+def sha256(path: Path, more: Iterable[str] = ()) -> str:
+    """Hash the files of a folder's weights, and ``more`` of it, as one."""
+    digest = hashlib.sha256()
+    for file in [*(path / name for name in more), *weights(path)]:
+        digest.update(files.sha256(file).encode())
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a small JSON object.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    try:
+        value = json.loads(files.read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read", got=str(error)[:200]) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is no JSON object", got=type(value).__name__)
+    return cast("dict[str, Any]", value)
+
+
+def _known() -> list[str]:
+    return [name + ending for name in _NAMES for ending in ("", _INDEX)]
+
+
+def _shards(index: Path) -> list[str]:
+    places = read_json(index).get("weight_map")
+    names = set(cast("dict[str, Any]", places).values()) if isinstance(places, dict) else set[Any]()
+    if not names or not all(isinstance(n, str) and Path(n).name == n and n for n in names):
+        raise InputError(
+            f"the index {index} names no shards beside it",
+            got=", ".join(f"{name!r:.80}" for name in list(names)[:3]) or "no weight_map",
+            wanted="names of files in the same folder",
+        )
+    return sorted(names)
