@@ -69,8 +69,11 @@ class DataOrigin(Struct, frozen=True):
 
 
 def located(fields: S, provenance: Provenance) -> S:
-    """Name checkpoint, network and data in what has these three fields."""
+    """Name checkpoint, network and data in what has these fields, and add notes on the first."""
     before: Any = fields
+    if provenance.notes and hasattr(before, "notes"):
+        told = tuple(f"checkpoint: {note}" for note in provenance.notes)
+        before = fields = replace(before, notes=before.notes + told)
     model, trained = provenance.model, provenance.trained_with
     return replace(
         fields,

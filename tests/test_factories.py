@@ -54,3 +54,46 @@ def test_faults_are_named(spec: str, message: str) -> None:
         factories.call(spec, "model")
     assert message in str(caught.value)
     assert spec in str(caught.value)
+
+
+def test_what_is_installed_goes_before_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('it ran')")
+    sys.modules.pop("colorsys", None)
+    with pytest.raises(InputError, match="absent"):
+        factories.call("colorsys:absent", "model")
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_without_a_factory_nothing_is_importable(tmp_path: Path) -> None:
+    from hessdiag.metadata import ModelSpec
+    from hessdiag.nets import models
+
+    models.build(ModelSpec("mlp-4", input_shape=(3,)))
+    assert str(tmp_path) not in sys.path
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18", "peft:x", "a", "a:b-c"])
+def test_names_of_libraries_are_no_factories(name: str) -> None:
+    assert not factories.is_factory(name)
+
+
+def test_arguments_are_literals_or_text() -> None:
+    texts = ("a=3", "b=0.5", "c=true", "d=None", "e=(1, 2)", "f=gelu", "g='3'", "h=", "i=x=y")
+    values = (3, 0.5, True, None, (1, 2), "gelu", "3", "", "x=y")
+    assert factories.arguments(texts) == tuple(zip("abcdefghi", values, strict=True))
+    assert factories.arguments(["a=" + "(" * 5000]) == (("a", "(" * 5000),)
+
+
+@pytest.mark.parametrize("texts", [["a"], ["=3"], ["a b=3"], ["a=1", "a=2"], [""]])
+def test_arguments_of_another_form_are_refused(texts: list[str]) -> None:
+    with pytest.raises(InputError, match="name=value"):
+        factories.arguments(texts)
+
+
+def test_arguments_are_passed_and_offers_only_where_they_are_wanted() -> None:
+    assert factories.call("own_factories:needy", "model", {"size": 3}) == 3
+    assert factories.call("own_factories:needy", "model", {}, {"size": 4, "other": 5}) == 4
+    assert factories.call("own_factories:needy", "model", {"size": 3}, {"size": 4}) == 3
+    assert factories.call("own_factories:make", "model", {}, {"size": 4}) == [1]
+    with pytest.raises(InputError, match="called with other"):
+        factories.call("own_factories:needy", "model", {"other": 3})

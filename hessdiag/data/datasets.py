@@ -7,10 +7,11 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from hessdiag import factories
 from hessdiag.data import preparation, sources, streams, text, vision
@@ -108,10 +109,13 @@ def load_any(
         )
     preparation.check_split(split)
     made = factories.call(spec, "data")
+    wanted = preparation.AT_MOST if num_samples is None else num_samples
+    if not _has_pairs(made):
+        return gather(spec, split, made, wanted, seed)
     source = sources.of_factory(spec, made)
-    if source is None:
-        return gather(spec, split, made, num_samples or preparation.AT_MOST, seed)
-    wanted = min(preparation.AT_MOST, source.num_samples) if num_samples is None else num_samples
+    assert source is not None
+    if num_samples is None:
+        wanted = min(wanted, source.num_samples)
     return _selected(source, spec, split, wanted, seed, None)
 
 
@@ -253,12 +257,22 @@ def _open(spec: str, split: str, root: str | None, download: bool) -> Source:
     raise unknown("data", spec, (*NAMES, *forms), hint=hint)
 
 
+def _has_pairs(made: object) -> bool:
+    """Tell (inputs, targets), or a data set of (x, y), from data of another form."""
+    if isinstance(made, torch.utils.data.Dataset) and not isinstance(made, IterableDataset):
+        try:
+            return sources.is_pair(cast("Any", made)[0])
+        except Exception:  # the user's code may raise anything, which is told when it is read
+            return True
+    return sources.is_pair(made)
+
+
 def _of_pairs(spec: str) -> Source:
     made = factories.call(spec, "data")
     source = sources.of_factory(spec, made)
     if source is None:
         raise InputError(
-            f"the data factory {spec} returned no pairs",
+            f"the data factory {spec} returned no data of (x, y)",
             got=type(made).__name__,
             wanted="(inputs, targets) as arrays or tensors, or a torch Dataset of (x, y)",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -154,34 +154,35 @@ def of_factory(spec: str, made: object) -> Source | None:
     """Make a source of (inputs, targets), or of a map-style torch data set of (x, y).
 
     Returns:
-        None for data of any other form.
+        None for data of any other form; of a data set, what its examples are is seen later.
 
     Raises:
         InputError: the arrays do not belong together, or the data set has no length.
     """
     if isinstance(made, tuple | list):
         pair = cast("Sequence[Any]", made)
-        if len(pair) == 2 and all(_is_array(item) for item in pair):
+        if len(pair) == 2 and not any(isinstance(item, Mapping) for item in pair):
             return arrays_source(pair[0], pair[1], is_image=False)
-    is_indexed = isinstance(made, Dataset) and not isinstance(made, IterableDataset)
-    dataset = cast("Dataset[Any]", made)
-    return _dataset_source(spec, dataset) if is_indexed and _is_of_pairs(dataset) else None
+    if isinstance(made, Dataset) and not isinstance(made, IterableDataset):
+        return _dataset_source(spec, cast("Dataset[Any]", made))
+    return None
 
 
-def _is_of_pairs(dataset: Dataset[Any]) -> bool:
-    """Tell whether the first example is (x, y), or cannot be had, which is told later."""
-    try:
-        first = dataset[0]
-    except Exception:  # the user's code may raise anything
-        return True
-    return isinstance(first, tuple | list) and all(map(_is_array, cast("Sequence[Any]", first)))
+def is_pair(example: object) -> bool:
+    """Tell (x, y) of arrays or numbers from an example of another form."""
+    if not isinstance(example, tuple | list):
+        return False
+    pair = cast("Sequence[Any]", example)
+    return len(pair) == 2 and all(map(_is_array, pair))
 
 
 def _is_array(item: object) -> bool:
     """Tell an array, or nested lists of numbers."""
+    if isinstance(item, Tensor | np.ndarray):
+        return True
     while isinstance(item, list | tuple) and item:
         item = cast("Sequence[Any]", item)[0]
-    return isinstance(item, Tensor | np.ndarray | int | float)
+    return isinstance(item, int | float | np.number)
 
 
 def arrays_source(
