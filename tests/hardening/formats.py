@@ -22,6 +22,8 @@ from hessdiag.data import datasets
 from hessdiag.errors import InputError
 from hessdiag.gates import gate_run as run
 from hessdiag.gates import limits, readings
+from hessdiag.nets import checkpoints, models
+from hessdiag.nets.checkpoints import Choice
 from hessdiag.reports.comparison.schema import comparison_json
 from hessdiag.reports.comparison.text import comparison_text
 from hessdiag.reports.gate import services
@@ -34,7 +36,7 @@ from hessdiag.spectra.spectrum_result import Report
 from hessdiag.training import configure, folder, loop, state
 from hessdiag.training import run as training
 from hessdiag.training.history import Epoch
-from tests.hardening import mutations
+from tests.hardening import mutations, samples
 
 Mutate = Callable[[bytes, Random], bytes]
 SECONDS = 10.0
@@ -57,15 +59,15 @@ class Format:
     mutations: tuple[Mutate, ...]
 
 
-def attack(chosen: Format, samples: Path, place: Path, count: int, seed: int = 0) -> list[str]:
+def attack(chosen: Format, good: Path, place: Path, count: int, seed: int = 0) -> list[str]:
     """Read ``count`` damaged files; list what ended in neither a result nor an InputError."""
-    random, content = Random(f"{chosen.name} {seed}"), (samples / chosen.name).read_bytes()
+    random, content = Random(f"{chosen.name} {seed}"), (good / chosen.name).read_bytes()
     found: list[str] = []
     target = place / chosen.name
     if target.parent != place:  # a folder that is read as a whole
-        shutil.copytree(samples / target.parent.name, target.parent)
+        shutil.copytree(good / target.parent.name, target.parent)
     with suppress(InputError):
-        chosen.read(samples / chosen.name)  # so that no import is timed
+        chosen.read(good / chosen.name)  # so that no import is timed
     for number in range(count):
         mutate = random.choice(chosen.mutations)
         damaged = mutate(content, random)
@@ -103,6 +105,17 @@ def _recognised(path: Path) -> None:
     subject.load(str(path), num_samples=4, activation="gelu", data="digits")
 
 
+def _averaged(path: Path) -> None:
+    checkpoints.load_into(models.build(samples.SPEC), checkpoints.read(path, Choice(ema=True)))
+
+
+def _folder(path: Path) -> None:
+    """Read a folder of another library, and build its network where it names one."""
+    checkpoint = checkpoints.read(path.parent)
+    if checkpoint.network is not None:
+        checkpoint.network()
+
+
 def _data(path: Path) -> None:
     datasets.load(str(path), num_samples=2)
 
@@ -134,35 +147,20 @@ def _paged(path: Path) -> None:
     assert "\x1b" not in text
 
 
-def _reported(path: Path) -> None:
-    """Give a report to all that read reports; the first refusal must not spare the others."""
-    refusals: list[InputError] = []
-    for read in (_gated, _compared, _paged):
-        try:
-            read(path)
-        except InputError as refusal:
-            refusals.append(refusal)
-    if refusals:
-        raise refusals[0]
+def _by_all(*readers: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Give a file to several readers; the first refusal must not spare the others."""
 
+    def read(path: Path) -> None:
+        refusals: list[InputError] = []
+        for reader in readers:
+            try:
+                reader(path)
+            except InputError as refusal:
+                refusals.append(refusal)
+        if refusals:
+            raise refusals[0]
 
-def _run(path: Path) -> None:
-    """Read the folder of a run, as report, sweep and resume do."""
-    place = path.parent
-    refusals: list[InputError] = []
-    reads: tuple[Callable[[], Any], ...] = (
-        lambda: _paged(place),
-        lambda: _recalled(place),
-        lambda: _started(place),
-        lambda: _resumed(place),
-    )
-    for read in reads:
-        try:
-            read()
-        except InputError as refusal:
-            refusals.append(refusal)
-    if refusals:
-        raise refusals[0]
+    return read
 
 
 def _recalled(place: Path) -> None:
@@ -212,6 +210,13 @@ def _json(content: bytes, random: Random) -> bytes:
     return mutations.of_json(json.loads(content), random)
 
 
+def _header(content: bytes, random: Random) -> bytes:
+    """Damage the header of a ``.safetensors`` of others."""
+    size = int.from_bytes(content[:8], "little")
+    changed = _json(content[8 : 8 + size], random)
+    return len(changed).to_bytes(8, "little") + changed + content[8 + size :]
+
+
 def _lines(content: bytes, random: Random) -> bytes:
     """Damage one line of JSON among several."""
     lines = content.splitlines()
@@ -232,7 +237,19 @@ def _sealed(content: bytes, random: Random) -> bytes:
 
 _BYTES = (mutations.of_bytes,)
 _ARCHIVE = (mutations.of_bytes, mutations.of_archive, mutations.of_archive)
+_CONFIG = (mutations.of_bytes, _json, _json)
 _REPORT = (mutations.of_bytes, *(_json,) * 5)
+_REPORTS = {
+    "spectrum": _by_all(_gated, _compared, _paged),
+    **dict.fromkeys(("sparsity", "train", "gate"), _by_all(_gated, _paged)),
+    "compare": _paged,
+}
+_run = _by_all(
+    lambda path: _paged(path.parent),
+    lambda path: _recalled(path.parent),
+    lambda path: _started(path.parent),
+    lambda path: _resumed(path.parent),
+)
 FORMATS = (
     Format("model.safetensors", _checkpoint, (mutations.of_bytes, mutations.of_safetensors)),
     Format("weights.safetensors", _recognised, (mutations.of_bytes, mutations.of_safetensors)),
@@ -240,13 +257,18 @@ FORMATS = (
     Format("legacy.pt", _weights, _BYTES),
     Format("data.npz", _data, _ARCHIVE),
     Format("data.safetensors", _data, (mutations.of_bytes, mutations.of_safetensors)),
-    *(
-        Format(f"{kind}.json", _reported, _REPORT)
-        for kind in ("spectrum", "sparsity", "train", "gate", "compare")
-    ),
+    *(Format(f"{kind}.json", read, _REPORT) for kind, read in _REPORTS.items()),
     Format("run/config.toml", _run, (mutations.of_bytes, _toml, _toml)),
     Format("run/metrics.jsonl", _run, (mutations.of_bytes, _lines, _lines)),
     Format("run/state.pt", _run, (mutations.of_bytes, _sealed, _sealed)),
     Format("recipe.toml", _recipe, (mutations.of_bytes, _toml, _toml)),
     Format("hessdiag.toml", _limits, (mutations.of_bytes, _toml, _toml)),
+    Format("lightning.ckpt", _weights, _ARCHIVE),
+    Format("timm/last.pth.tar", _averaged, _ARCHIVE),
+    Format("plain/pytorch_model.bin", _folder, _ARCHIVE),
+    Format("gpt/config.json", _folder, _CONFIG),
+    Format("gpt/model.safetensors.index.json", _folder, _CONFIG),
+    Format("gpt/model-00001-of-00006.safetensors", _folder, (mutations.of_bytes, _header)),
+    Format("adapter/adapter_config.json", _folder, _CONFIG),
+    Format("adapter/adapter_model.safetensors", _folder, (mutations.of_bytes, _header)),
 )

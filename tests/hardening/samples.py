@@ -1,6 +1,7 @@
 """A small good file of every format that is read."""
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hessdiag.training import folder, loop, methods
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import find
 from hessdiag.training.run import Run
+from tests import foreign
 from tests.cases import BY_NAME
 from tests.reports.html.conftest import compare_payload, train_payload
 from tests.results import sparsity as looked_at
@@ -60,6 +62,7 @@ def write(place: Path) -> None:
     safetensors.torch.save_file(weights, place / "weights.safetensors")
     torch.save({"state_dict": weights}, place / "model.pt")
     torch.save(weights, place / "legacy.pt", _use_new_zipfile_serialization=False)
+    _write_foreign(place, weights)
     images = np.arange(20 * 64, dtype=np.uint8).reshape(20, 8, 8)
     labels = np.arange(20) % 10
     np.savez(place / "data.npz", images=images, labels=labels)
@@ -70,6 +73,21 @@ def write(place: Path) -> None:
     (place / "recipe.toml").write_text(RECIPE)
     (place / "hessdiag.toml").write_text(LIMITS)
     _write_run(place / "run", _reports()["train"]["epochs"])
+
+
+def _write_foreign(place: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write what Lightning, timm, Hugging Face and PEFT do."""
+    told = {"hyper_parameters": {"width": 4}, "hparams_name": "kwargs", "epoch": 1}
+    inner = {f"model.{name}": tensor for name, tensor in weights.items()}
+    torch.save({"state_dict": inner, **told}, place / "lightning.ckpt")
+    (place / "timm").mkdir()
+    beside = {"args": Namespace(lr=0.1), "metric": np.float64(0.5), "history": np.ones(3)}
+    both = {"state_dict": weights, "state_dict_ema": weights}
+    torch.save({**both, **beside}, place / "timm" / "last.pth.tar")
+    (place / "plain").mkdir()
+    torch.save(weights, place / "plain" / "pytorch_model.bin")
+    foreign.language_model(place / "gpt")
+    foreign.adapter(place / "adapter", place / "gpt")
 
 
 def _reports() -> dict[str, dict[str, Any]]:

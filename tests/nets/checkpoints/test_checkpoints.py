@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -19,6 +20,10 @@ from hessdiag import bounds
 from hessdiag.errors import InputError
 from hessdiag.metadata import Metadata, ModelSpec
 from hessdiag.nets import checkpoints, models
+from hessdiag.nets.checkpoints import formats, reading
+from tests.hardening.conftest import samples
+
+__all__ = ["samples"]
 
 SPEC = ModelSpec("wrn10-1", "beta_gelu", 5.0, num_classes=4, input_shape=(1, 8, 8))
 METADATA = Metadata(SPEC, loss="cross-entropy", epoch=3, metrics={"accuracy": 0.5})
@@ -336,3 +341,38 @@ def test_no_message_advises_to_run_the_code(tmp_path: Path, content: str) -> Non
         path.write_bytes(wanted[content])
     message = refusal(lambda: checkpoints.read(path))
     assert not re.search(r"weights_only|safe_globals|trust|https?:|re-running", message), message
+
+
+# --- the table of formats ----------------------------------------------------------------------
+
+
+def test_a_form_is_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is touched for a new one."""
+    (tmp_path / "numpy_file.py").write_text(
+        "import numpy as np, torch\n"
+        "from hessdiag.nets.checkpoints.checkpoint import Checkpoint\n"
+        "WANTED = '.npz'\n"
+        "def match(path): return path.suffix == '.npz'\n"
+        "def read(path, choice):\n"
+        "    arrays = dict(np.load(path))\n"
+        "    return Checkpoint(path, '', {n: torch.tensor(a) for n, a in arrays.items()})\n"
+    )
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    reading.table.cache_clear()
+    try:
+        np.savez(tmp_path / "m.npz", weight=np.ones((3, 2), np.float32), bias=np.zeros(3))
+        model = nn.Linear(2, 3)
+        checkpoints.load_into(model, checkpoints.read(tmp_path / "m.npz"))
+        assert model.weight.eq(1).all()
+        assert ".npz" in refusal(lambda: checkpoints.read(tmp_path / "m.onnx"))
+    finally:
+        reading.table.cache_clear()
+
+
+def test_no_two_forms_take_one_path(samples: Path) -> None:
+    places = [place for place in samples.rglob("*") if place.suffix != ".json"]
+    matches = {place: [f for f in reading.table() if f.match(place)] for place in places}
+    assert max(map(len, matches.values())) == 1
+    assert {form.WANTED for found in matches.values() for form in found} == {
+        form.WANTED for form in reading.table()
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 def match(path: Path) -> bool:
     """Tell by the adapter's configuration within."""
-    return (path / _CONFIG).is_file()
+    return os.path.isfile(path / _CONFIG)
 
 
 def read(path: Path, choice: Choice) -> Checkpoint:
@@ -33,7 +34,7 @@ def read(path: Path, choice: Choice) -> Checkpoint:
     """
     if choice != Choice():
         raise InputError("--key and --ema choose within a file", got=f"the folder {path}")
-    name = next((name for name in _WEIGHTS if (path / name).is_file()), None)
+    name = next((name for name in _WEIGHTS if os.path.isfile(path / name)), None)
     if name is None:
         raise InputError(f"the adapter {path} holds no weights", wanted=" or ".join(_WEIGHTS))
     data = torch_file.content(path / name)
@@ -43,7 +44,7 @@ def read(path: Path, choice: Choice) -> Checkpoint:
     else:
         tensors = safetensors_file.load(path / name, data)[0]
     base = _base(path)
-    has_tokenizer = (path / "tokenizer_config.json").is_file()
+    has_tokenizer = os.path.isfile(path / "tokenizer_config.json")
     return Checkpoint(
         path,
         files.sha256(path / name),

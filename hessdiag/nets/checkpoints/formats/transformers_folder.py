@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import warnings
 from collections.abc import Generator
 from pathlib import Path
@@ -27,7 +28,7 @@ could name any number of layers."""
 
 def match(path: Path) -> bool:
     """Tell by the configuration within."""
-    return (path / "config.json").is_file() and not (path / "adapter_config.json").is_file()
+    return os.path.isfile(path / "config.json") and not os.path.isfile(path / "adapter_config.json")
 
 
 def read(path: Path, choice: Choice) -> Checkpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -23,8 +24,8 @@ _INDEX = ".index.json"
 
 def match(path: Path) -> bool:
     """Tell by the weights within, where no configuration says whose they are."""
-    told = any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
-    return not told and any((path / name).is_file() for name in _known())
+    told = any(os.path.isfile(path / name) for name in ("config.json", "adapter_config.json"))
+    return not told and any(os.path.isfile(path / name) for name in _known())
 
 
 def read(path: Path, choice: Choice) -> Checkpoint:
@@ -49,14 +50,14 @@ def weights(path: Path) -> list[Path]:
     Raises:
         InputError: there are none, the index cannot be read, or a file of it is not there.
     """
-    first = next((name for name in _known() if (path / name).exists()), None)
+    first = next((name for name in _known() if os.path.exists(path / name)), None)
     if first is None:
         raise InputError(f"the folder {path} holds no weights", wanted=", ".join(_NAMES))
     names = _shards(path / first) if first.endswith(_INDEX) else [first]
     for name in names:
         file = path / name
-        if not file.is_file():
-            kind = "a device, a pipe or a folder" if file.exists() else "nothing"
+        if not os.path.isfile(file):
+            kind = "a device, a pipe or a folder" if os.path.exists(file) else "nothing"
             raise InputError(f"the weights {file} are no file", got=kind)
         if file.suffix == ".bin":
             bounds.check_archive(file)
@@ -92,11 +93,12 @@ def _known() -> list[str]:
 
 def _shards(index: Path) -> list[str]:
     places = read_json(index).get("weight_map")
-    names = set(cast("dict[str, Any]", places).values()) if isinstance(places, dict) else set[Any]()
-    if not names or not all(isinstance(n, str) and Path(n).name == n and n for n in names):
+    named = list(cast("dict[str, Any]", places).values()) if isinstance(places, dict) else []
+    names = {name for name in named if isinstance(name, str) and name and Path(name).name == name}
+    if not names or not all(isinstance(name, str) and name in names for name in named):
         raise InputError(
             f"the index {index} names no shards beside it",
-            got=", ".join(f"{name!r:.80}" for name in list(names)[:3]) or "no weight_map",
+            got=", ".join(f"{name!r:.80}" for name in named[:3]) or "no weight_map",
             wanted="names of files in the same folder",
         )
     return sorted(names)
