@@ -64,7 +64,7 @@ class Overlap:
 
 def paired_trace(a: Samples, b: Samples) -> Change:
     """Compare traces by ``vᵀBv − vᵀAv``, probe by probe."""
-    difference = estimate_mean(np.subtract(b.quadratic_forms, a.quadratic_forms))
+    difference = estimate_mean(np.subtract(b.quadratic_forms, a.quadratic_forms)).bounded()
     return _sampled(a.trace(), b.trace(), difference)
 
 
@@ -76,7 +76,7 @@ def paired_norm(a: Samples, b: Samples) -> Change:
     out: it covers the truth at least nine times in ten with 16 probes, 92 to 95 % with 64.
     """
     expanded = [linearised_norm(of.squared_norms) for of in (a, b)]
-    difference = estimate_mean(expanded[1] - expanded[0])
+    difference = estimate_mean(expanded[1] - expanded[0]).bounded()
     return _sampled(a.frobenius_norm(), b.frobenius_norm(), difference)
 
 

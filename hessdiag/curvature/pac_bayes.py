@@ -142,7 +142,7 @@ def pac_bayes_bound(
     fresh = probes.rows(num_probes, num_probes + max(num_probes, _FRESH_PROBES))
     _, (forms, squares) = _samples(risk, *sharpest, fresh)
     low, high = (float(end) for end in form_interval(forms, squares, 0.05))
-    estimate = estimate_mean(forms)
+    estimate = estimate_mean(forms).bounded()
     alpha = Estimate(estimate.value, estimate.stderr, (low, high), len(forms))
     if radius is None:
         theta = risk.layout.flatten(list(risk.parameters.values())).detach()

@@ -48,7 +48,7 @@ def perturbation_gap(
             got=f"σ² = {sigma2:g}",
             hint="try a smaller σ²",
         )
-    return estimate_mean(gaps.numpy())
+    return estimate_mean(gaps.numpy()).bounded()
 
 
 def _loss(risk: EmpiricalRisk) -> float:

@@ -42,7 +42,7 @@ class Reading:
     @property
     def is_sampled(self) -> bool:
         """Whether probes estimated it."""
-        return self.ci95 is not None or self.error is None
+        return self.num_probes is not None or self.ci95 is not None or self.error is None
 
     @property
     def lost_its_samples(self) -> bool:

@@ -233,11 +233,11 @@ def _finite_radius(
         on_pass=progress.completed,
     )
     pointwise = np.array(samples.freeze().quadratic_forms[: settings.num_probes])
-    trace = estimate_mean(secants)
+    trace = estimate_mean(secants).bounded()
     return FiniteRadius(
         radius=settings.finite_radius,
         trace=trace,
-        excess=estimate_mean(secants - pointwise),
+        excess=estimate_mean(secants - pointwise).bounded(),
         rounding=secant_rounding(decomposition, trace.value, settings.finite_radius),
     )
 
