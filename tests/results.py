@@ -32,7 +32,7 @@ def spectrum() -> Report:
     """Complete: with layers and the curvature at a finite radius."""
     model, batches, loss = BY_NAME["mlp-gelu"]
     return hessdiag.spectrum(
-        model, batches, loss=loss, num_probes=8, top_k=3, per_layer=True, finite_radius=0.01
+        model, batches, loss=loss, num_probes=16, top_k=3, per_layer=True, finite_radius=0.01
     )
 
 

@@ -187,11 +187,10 @@ def test_rel_error_spends_its_budget_and_says_so(lanczos: bool):
 
 
 def test_rel_error_asks_for_no_more_than_the_first_probes_if_they_suffice():
-    """Lanczos's start brings the first probes; their samples count before more are asked for."""
-    report = run(parts=("gn",), num_probes=5, top_k=5, rel_error=0.99)
-    enough = run(parts=("gn",), num_probes=5, top_k=5)
-    assert enough.parts["gn"].trace.rel_error <= 0.99
-    assert report.parts["gn"].trace.num_probes == 5
+    options = {"parts": ("gn",), "top_k": 0, "density": False}
+    report = run(num_probes=16, rel_error=0.99, **options)
+    assert run(num_probes=16, **options).parts["gn"].trace.rel_error <= 0.99
+    assert report.parts["gn"].trace.num_probes == 16
 
 
 def test_a_rule_of_ones_own_is_asked_of_each_part_until_all_have_enough():

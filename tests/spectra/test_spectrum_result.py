@@ -104,7 +104,7 @@ def test_notes_name_what_has_not_converged():
 def test_notes_say_whether_the_wanted_error_was_reached():
     asked = structs.replace(spectrum(), settings=replace(spectrum().settings, rel_error=0.25))
     trace = spectrum().parts["gn"].trace
-    for reached, words in ((True, "was reached with 8 probes"), (False, "all 8 probes spent")):
+    for reached, words in ((True, "was reached with 16 probes"), (False, "all 16 probes spent")):
         told = with_part(asked, "gn", trace=type(trace).of(trace, reached))
         found = json.loads(qualified(told).to_json())
         assert found["parts"]["gn"]["trace"]["target_reached"] is reached

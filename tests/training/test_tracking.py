@@ -32,7 +32,7 @@ NAMES = (*SPECTRAL, "sparsity.nonzero", "sparsity.above", "perturbation.gap", "p
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "SAMPLES", 20)
-    monkeypatch.setattr(tracking, "PROBES", 3)
+    monkeypatch.setattr(tracking, "PROBES", 13)
 
 
 def tracked(*names: str, **fields: Any) -> Config:
@@ -66,11 +66,11 @@ def by_hand(given: Config, model: nn.Module, sigma2: float = 1e-4) -> dict[str, 
     loss, seed = given.recipe.loss, given.seed
     batches = [sample(given, sets(72)[0])]
     parts = hessdiag.spectrum(
-        model, batches, loss=loss, num_probes=3, top_k=1, density=False, seed=seed
+        model, batches, loss=loss, num_probes=13, top_k=1, density=False, seed=seed
     ).parts
     total = hessdiag.sparsity(model, batches, loss=loss).total
     risk = hessdiag.Decomposition(model, batches, loss).risk
-    gap = perturbation_gap(risk, sigma2, num_pairs=3, seed=seed).value
+    gap = perturbation_gap(risk, sigma2, num_pairs=13, seed=seed).value
     return {
         "hessian.trace": parts["hessian"].trace.value,
         "gn.lambda_max": parts["gn"].top[0].value,
