@@ -12,7 +12,7 @@ import math
 import os
 import re
 import tomllib
-from typing import Annotated, Any, TypeVar, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin
 
 import msgspec
 
@@ -22,6 +22,12 @@ from hessdiag.errors import InputError
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A whole number of a size that something can have."""
+
+if TYPE_CHECKING:
+    Number = float
+else:
+    Number = float | None
+"""A number that is null in JSON where it is not finite; its owner makes NaN of it again."""
 
 MOST_VALUES = 4_000_000
 """In one text: what 64 MiB of numbers hold; `{},` takes 3 bytes there and 64 in memory."""

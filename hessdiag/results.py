@@ -28,6 +28,9 @@ KINDS: dict[str, tuple[str, str]] = {
     "hessdiag.spectrum/1": ("hessdiag.spectra.spectrum", "Report"),
     "hessdiag.sparsity/1": ("hessdiag.sparsities.sparsity", "Sparsity"),
     "hessdiag.landscape/1": ("hessdiag.landscapes.landscape", "Landscape"),
+    "hessdiag.train/1": ("hessdiag.training.train", "TrainReport"),
+    "hessdiag.sweep/1": ("hessdiag.training.sweep", "SweepReport"),
+    "hessdiag.sensing/1": ("hessdiag.training.sensing", "Sensing"),
 }
 """By schema: where ``<kind>_result`` and ``<kind>_document`` lie, and the name of the type.
 

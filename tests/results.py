@@ -14,6 +14,10 @@ from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.nets import activations
 from hessdiag.results import Result
 from hessdiag.sparsities.sparsity_result import Study, qualified
+from hessdiag.training import sweep_result, train_result
+from hessdiag.training.sensing import sensing
+from hessdiag.training.sensing_result import Sensing, Settings
+from tests import runs, sweeps
 from tests.cases import BY_NAME, labels, mlp, normal, seeded
 
 PROVENANCE = Provenance(
@@ -116,6 +120,12 @@ def empty() -> Landscape:
     return structs.replace(landscape(), surfaces=(structs.replace(surface, **tables),))
 
 
+@functools.cache
+def descents(lr: float) -> Sensing:
+    """Recover a small matrix by all three methods."""
+    return sensing(Settings(6, 2, 12, lr=lr, steps=40, num_pairs=2, dtype="float32", device="cpu"))
+
+
 RESULTS: dict[str, Callable[[], Result]] = {
     "spectrum": lambda: spectrum().of(PROVENANCE),
     "spectrum, of a network without a name": spectrum,
@@ -130,5 +140,13 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "landscape, two activations": two_activations,
     "landscape, with a gap": gappy,
     "landscape, empty": empty,
+    "train": lambda: train_result.report(runs.finished()),
+    "train, bare": lambda: train_result.report(runs.bare()),
+    "train, under way": lambda: train_result.unfinished(runs.finished().config, runs.EPOCHS[:2]),
+    "sweep": lambda: sweep_result.report(sweeps.complete()),
+    "sweep, broken": lambda: sweep_result.report(sweeps.broken()),
+    "sweep, of one choice": lambda: sweep_result.report(sweeps.constant()),
+    "sensing": lambda: descents(0.01),
+    "sensing, diverged": lambda: descents(1.0),
 }
 """By name; each test of a medium takes all of them."""

@@ -27,9 +27,6 @@ def sensing(
     to the rest of the matrix: noise finds them, plain descent does not.
     """
     from hessdiag.cli import console
-    from hessdiag.reports.sensing.plot import sensing_figure
-    from hessdiag.reports.sensing.schema import sensing_json
-    from hessdiag.reports.sensing.text import sensing_text
     from hessdiag.training.sensing import Settings
     from hessdiag.training.sensing import sensing as descend
 
@@ -44,9 +41,4 @@ def sensing(
     )
     with console.progress("sensing", quiet=output.quiet) as bar:
         found = descend(settings, lambda done, total: bar.update(done, total, f"step {done}"))
-    results.deliver(
-        output,
-        payload=lambda: sensing_json(found),
-        figure=lambda: sensing_figure(found),
-        text=lambda: sensing_text(found),
-    )
+    results.show(found, output)

@@ -50,13 +50,10 @@ def sweep(
 
     from hessdiag import files, subject
     from hessdiag.cli import console
-    from hessdiag.reports.payload import dumps
-    from hessdiag.reports.sweep.plot import sweep_figure
-    from hessdiag.reports.sweep.schema import sweep_json
-    from hessdiag.reports.sweep.text import sweep_text
-    from hessdiag.reports.training.write import OUTPUTS, write_report
     from hessdiag.training import folder, tracking
     from hessdiag.training import sweep as sweeps
+    from hessdiag.training.outputs import OUTPUTS, write_report
+    from hessdiag.training.sweep_result import report
 
     results.check_targets(output)
     metrics = tuple(split(track, "track"))
@@ -95,12 +92,7 @@ def sweep(
             on_finished=write_report,
             outputs=OUTPUTS,
         ):
-            files.write_text(place / folder.SWEEP, dumps(sweep_json(found)))
-    results.deliver(
-        output,
-        payload=lambda: sweep_json(found),
-        figure=lambda: sweep_figure(found),
-        text=lambda: sweep_text(found),
-    )
+            files.write_text(place / folder.SWEEP, report(found).to_json())
+    results.show(report(found), output)
     if all(trial.failure is not None for trial in found.trials):
         raise InputError("no run of the sweep could be finished", got=found.trials[0].failure)

@@ -247,10 +247,11 @@ def _go(
     from hessdiag.cli import console
     from hessdiag.errors import printable
     from hessdiag.linalg import processes
-    from hessdiag.reports.training.board import open_board
-    from hessdiag.reports.training.text import train_text
-    from hessdiag.reports.training.write import write_report
+    from hessdiag.show import terminal
     from hessdiag.training import loop
+    from hessdiag.training.board import open_board
+    from hessdiag.training.outputs import write_report
+    from hessdiag.training.train_result import report
 
     writes = processes.is_first()
     board = open_board(place) if running.tensorboard and writes else None
@@ -276,5 +277,5 @@ def _go(
         return
     write_report(finished)
     if not running.quiet:
-        console.err().print(train_text(finished))
+        console.err().print(terminal.render(report(finished).document()))
         print(printable(str(finished.checkpoint)))

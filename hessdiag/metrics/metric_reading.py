@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from hessdiag.codec import Number
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples
 
@@ -22,11 +24,15 @@ class Reading:
             estimate, and in reports of hessdiag 0.1.
     """
 
-    value: float
+    value: Number
     error: float | None = 0.0
     ci95: tuple[float, float] | None = None
     num_probes: int | None = None
     samples: dict[str, Samples] | None = None
+
+    def __post_init__(self) -> None:
+        if self.value is None:  # pyright: ignore[reportUnnecessaryComparison]
+            object.__setattr__(self, "value", math.nan)
 
     @classmethod
     def of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import msgspec
 
+from hessdiag.codec import Count, Number
 from hessdiag.curvature.pac_bayes import PacBayes
 from hessdiag.errors import InputError
-from hessdiag.linalg.trace import Samples
 from hessdiag.metadata import Provenance
 from hessdiag.metrics.metric_reading import Reading
 from hessdiag.training.folder import Config
@@ -34,33 +33,32 @@ class Epoch:
         curvature: the metrics tracked, where this epoch's turn was.
     """
 
-    number: int
-    step: int
-    lr: float
-    train_loss: float
-    train_accuracy: float
+    number: Count
+    step: Count
+    lr: Number
+    train_loss: Number
+    train_accuracy: Number
     validation_accuracy: float | None
     test_accuracy: float | None
-    num_skipped: int
+    num_skipped: Count
     curvature: dict[str, Reading] = field(default_factory=dict[str, Reading])
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "train_loss", "train_accuracy"):
+            if getattr(self, name) is None:  # not finite, and so null in a file
+                object.__setattr__(self, name, math.nan)
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Epoch:
         """Take back what ``to_row`` made of one, from a file of any origin.
 
         Raises:
-            InputError: fields that are missing, unknown or no numbers.
+            InputError: fields that are missing, or of the wrong kind.
         """
         try:
-            curvature = {name: _reading(**found) for name, found in row["curvature"].items()}
-            epoch = dataclasses.replace(cls(**row), curvature=curvature)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError("an epoch's row is damaged", got=repr(error)[:160]) from error
-        known = [value for name, value in row.items() if name != "curvature"]
-        known += [x for found in curvature.values() for x in (found.value, found.error)]
-        if odd := [x for x in known if not (x is None or type(x) is float or _is_count(x))]:
-            raise InputError("an epoch's row is damaged", got=f"{odd[0]!r:.60}", wanted="a number")
-        return epoch
+            return msgspec.convert(row, cls)
+        except msgspec.ValidationError as error:
+            raise InputError("an epoch's row is damaged", got=str(error)[:160]) from error
 
     def to_row(self) -> dict[str, Any]:
         """Turn into plain values."""
@@ -87,18 +85,6 @@ class Epoch:
         if self.test_accuracy is not None:
             text += f", test accuracy {self.test_accuracy:.2%}"
         return text
-
-
-def _reading(*, samples: dict[str, Any] | None = None, **fields: Any) -> Reading:
-    parts = samples and {
-        part: Samples(tuple(of["quadratic_forms"]), tuple(of["squared_norms"]))
-        for part, of in samples.items()
-    }
-    return Reading(**fields, samples=parts)
-
-
-def _is_count(x: object) -> bool:
-    return type(x) is int and abs(x) < 1 << 63  # JSON's whole numbers may exceed all floats
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,76 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hessdiag.errors import InputError, unknown
+from hessdiag.results import CheckpointOrigin, DataOrigin
 from hessdiag.seeds import stream
 from hessdiag.subject import DTYPES, resolve_device
-
-Array = NDArray[np.float64]
+from hessdiag.training.sensing_result import (
+    TITLES,
+    Array,
+    Curves,
+    Sensing,
+    SensingCost,
+    Settings,
+)
 
 METHODS = ("gd", "weight-noise", "nso")
 _NUM_LOGGED = 200
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the example is made of; the defaults are the paper's.
-
-    Attributes:
-        dimension: d, the side of X and of U.
-        rank: of X.
-        num_measurements: m.
-        lr: learning rate of the descent.
-        steps: of the descent.
-        sigma: σ, standard deviation of the noise in each entry of U.
-        num_pairs: k, pairs of opposite noise of NSO.
-        seed: of all randomness.
-        dtype: "float32" or "float64".
-        device: "auto", "cpu", "cuda" or "cuda:i".
-    """
-
-    dimension: int = 100
-    rank: int = 5
-    num_measurements: int = 2500
-    lr: float = 0.0025
-    steps: int = 5000
-    sigma: float = 0.08
-    num_pairs: int = 1
-    seed: int = 0
-    dtype: str = "float32"
-    device: str = "auto"
-
-
-@dataclass(frozen=True)
-class Curves:
-    """What one method goes through, at the logged steps ``(t,)``.
-
-    Attributes:
-        loss: f(U).
-        relative_error: ‖X − UUᵀ‖/‖X‖.
-        trace: tr ∇²f(U).
-    """
-
-    loss: Array
-    relative_error: Array
-    trace: Array
-
-
-@dataclass(frozen=True)
-class Sensing:
-    """The three methods from one U₀, side by side.
-
-    Attributes:
-        settings: as given.
-        device: where it ran.
-        steps: those logged, ``(t,)``, from 0 to the last.
-        curves: by method.
-        seconds: it took.
-    """
-
-    settings: Settings
-    device: str
-    steps: NDArray[np.int64]
-    curves: Mapping[str, Curves]
-    seconds: float
 
 
 def sensing(settings: Settings, on_progress: Callable[[int, int], None] | None = None) -> Sensing:
@@ -132,13 +76,25 @@ def sensing(settings: Settings, on_progress: Callable[[int, int], None] | None =
             drawn = torch.randn(shape, generator=noise, dtype=torch.float64)
             u = u - settings.lr * _directions(problem, u, settings.sigma * drawn.to(u))
     table = np.stack(rows, axis=-1)
+    curves = tuple(Curves(method, *table[:, row]) for row, method in enumerate(METHODS))
     return Sensing(
-        settings,
-        str(device),
-        logged,
-        {method: Curves(*table[:, row]) for row, method in enumerate(METHODS)},
-        time.monotonic() - start,
+        checkpoint=CheckpointOrigin(num_parameters=settings.dimension**2),
+        data=DataOrigin(num_samples=settings.num_measurements),
+        settings=replace(settings, device=str(device)),
+        steps=tuple(logged.tolist()),
+        methods=curves,
+        cost=SensingCost(time.monotonic() - start),
+        notes=tuple(_diverged(logged, curves)),
     )
+
+
+def _diverged(steps: NDArray[np.int64], methods: Sequence[Curves]) -> Iterator[str]:
+    """Name the descents that diverged."""
+    for curves in methods:
+        broken = ~np.isfinite([curves.loss, curves.relative_error, curves.trace]).all(0)
+        if broken.any():
+            step = steps[broken.argmax()]
+            yield f"{TITLES[curves.name]} has diverged by step {step:,}: null"
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from hessdiag.metrics.metric_reading import Reading
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(Struct, frozen=True):
     """How a number varies over the seeds.
 
     Attributes:

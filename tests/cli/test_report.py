@@ -53,7 +53,9 @@ def test_the_page_is_report_html_unless_said(run: Run, here: Path, checkpoint: P
 
 def test_a_report_is_not_overwritten_by_the_page(run: Run, here: Path):
     (here / "s.json").write_text("{}")
-    refused(run("report", "s.json", "-o", "s.json"), "the page is HTML.*--output s.json")
+    refused(
+        run("report", "s.json", "-o", "s.json"), "an output would replace an input.*--output s.json"
+    )
     assert (here / "s.json").read_text() == "{}"
 
 

@@ -60,7 +60,8 @@ def test_a_list_reaches_each_option(run: Run, here: Path):
 def test_what_is_tracked_has_a_table(run: Run, here: Path):
     outcome = run(*TINY, "--track", "gn.trace")
     assert outcome.code == 0, outcome.err
-    assert outcome.out.splitlines()[4].split() == ["method", "gn.trace"]
+    lines = outcome.out.splitlines()
+    assert lines[lines.index("Tracked") + 1].split() == ["method", "gn.trace"]
 
 
 def test_a_failure_is_told_and_is_none_of_the_whole(run: Run, here: Path):

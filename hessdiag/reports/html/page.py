@@ -11,22 +11,13 @@ from hessdiag.errors import InputError, unknown
 from hessdiag.gates.readings import GATE
 from hessdiag.reports.comparison.schema import COMPARE
 from hessdiag.reports.html.section import Section, badge, definitions, notes, origin
-from hessdiag.reports.html.sensing import sensing
 from hessdiag.reports.html.sources import Source
-from hessdiag.reports.html.sweep import sweep
-from hessdiag.reports.html.training import training
 from hessdiag.reports.html.verdicts import compare, gate
-from hessdiag.reports.sensing.schema import SENSING
-from hessdiag.reports.sweep.schema import SWEEP
-from hessdiag.reports.training.schema import SCHEMA as TRAIN
 from hessdiag.show.markup import Markup, tag
 from hessdiag.show.page import Section as Laid
 from hessdiag.show.page import frame, section
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], Section]] = {
-    TRAIN: training,
-    SWEEP: sweep,
-    SENSING: sensing,
     GATE: gate,
     COMPARE: compare,
 }

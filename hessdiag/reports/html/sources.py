@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hessdiag import __version__, files, results
+from hessdiag import files, results
 from hessdiag.errors import InputError
-from hessdiag.reports.training import schema
 from hessdiag.show.document import Code, Document
 from hessdiag.training import folder
+from hessdiag.training.history import Epoch
+from hessdiag.training.train_result import TrainReport, unfinished
 
 _MOST_BYTES = 32 * 2**20  # of text, which may take 30 times as much memory when parsed
 
@@ -41,25 +42,29 @@ def read(path: str) -> Source:
         InputError: there is no such thing, it is too large, or it is no object of JSON.
     """
     try:
-        payload = _payload(Path(path))
-        if payload.get("schema") in results.KINDS:
-            document = results.read(path).document()
-            told = [("source", Code(path)), *document.origin]
-            return Source(path, {}, dataclasses.replace(document, origin=told))
-        return Source(path, payload)
+        place = _place(Path(path))
+        if place.name == folder.CONFIG:
+            result = _unfinished(place.parent)
+        else:
+            payload = _report(place)
+            if payload.get("schema") not in results.KINDS:
+                return Source(path, payload)
+            result = results.read(place)
+        document = result.document()
+        told = [("source", Code(path)), *document.origin]
+        return Source(path, {}, dataclasses.replace(document, origin=told))
     except (OSError, ValueError) as error:  # no UTF-8, too long a name, one with a null byte
         reason = getattr(error, "strerror", None) or error
         raise InputError("the report cannot be read", got=f"{path}: {reason}") from error
 
 
-def _payload(place: Path) -> dict[str, Any]:
+def _place(place: Path) -> Path:
+    """Find the file that tells most of a run or a sweep."""
     if not place.is_dir():
-        return _report(place)
-    for name in (folder.REPORT, folder.SWEEP):
+        return place
+    for name in (folder.REPORT, folder.SWEEP, folder.CONFIG):
         if (place / name).exists():
-            return _report(place / name)
-    if (place / folder.CONFIG).exists():
-        return _unfinished(place)
+            return place / name
     raise InputError(
         "the folder holds no run",
         got=place,
@@ -96,24 +101,7 @@ def _finite(number: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _unfinished(run: Path) -> dict[str, Any]:
-    """Lay out what is known of a run without a report in the manner of one."""
-    config = folder.read_config(run)
-    metrics = run / folder.METRICS
-    lines = _text(metrics).splitlines() if metrics.exists() else []
-    recipe = schema.recipe(config)
-    nothing = {"path": None, "sha256": None, "num_parameters": None}
-    return {
-        "schema": schema.SCHEMA,
-        "version": __version__,
-        "checkpoint": nothing,
-        "model": {**{key: recipe[key] for key in ("activation", "beta")}, "name": recipe["model"]},
-        "data": {"spec": recipe["data"], "split": "train", "num_samples": config.num_samples},
-        "regulariser": schema.regulariser(config),
-        "recipe": recipe,
-        "settings": {"seed": config.seed},
-        "epochs": [_parse(metrics, line) for line in lines],
-        "best_epoch": None,
-        "cost": {},
-        "notes": [f"the run is not finished: {len(lines)} of {config.recipe.epochs} epochs"],
-    }
+def _unfinished(run: Path) -> TrainReport:
+    """Read what is known of a run without a report."""
+    rows = folder.read_metrics(run) if (run / folder.METRICS).exists() else []
+    return unfinished(folder.read_config(run), tuple(map(Epoch.from_row, rows)))

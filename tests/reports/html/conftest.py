@@ -1,7 +1,6 @@
 """A small report of every kind, as JSON gives it back."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,11 +9,6 @@ from hessdiag import Report
 from hessdiag.metadata import Provenance
 from hessdiag.reports.html.sources import Source
 from hessdiag.reports.payload import dumps, finite
-from hessdiag.reports.sensing.schema import sensing_json
-from hessdiag.reports.sweep.schema import sweep_json
-from hessdiag.training.sensing import Settings, sensing
-from hessdiag.training.trials import Sweep
-from tests.reports.sweep.conftest import cell
 
 Payload = dict[str, Any]
 
@@ -96,15 +90,7 @@ def payloads(report: Report, sparse_report: Report, provenance: Provenance) -> d
     spectrum = json.loads(report.of(provenance).to_json())
     origin = {key: spectrum[key] for key in ("version", "checkpoint", "model", "data")}
     nameless = {**origin, "model": dict.fromkeys(origin["model"])}
-    failed = cell("sam", "diverged", None, rho=1.0)
-    settings = Settings(6, 2, 12, lr=0.01, steps=8, dtype="float64", device="cpu")
-    diverging = replace(settings, lr=1.0, dtype="float32")
     found = {
-        "sensing": sensing_json(sensing(settings)),
-        "sensing, diverged": sensing_json(sensing(diverging)),
-        "sweep": sweep_json(Sweep([cell("none", 0.8, 0.9), cell("sam", 0.5, 0.6, rho=2.0)])),
-        "sweep, failed": sweep_json(Sweep([failed])),
-        "train": train_payload(origin),
         "gate": gate_payload(origin),
         "gate, of a report": {**gate_payload(nameless), "findings": []},
         "compare": compare_payload(spectrum),

@@ -14,6 +14,7 @@ from hessdiag.reports.html.sources import read
 from hessdiag.training import folder
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import find
+from tests.runs import EPOCHS
 
 
 def written(path: Path, content: str | bytes | dict[str, Any]) -> str:
@@ -46,13 +47,10 @@ def test_a_folder_gives_its_report(run_folder: Path, name: str):
     assert read(str(run_folder)).payload == {"schema": "x"}
 
 
-def test_a_run_under_way_gives_its_epochs(run_folder: Path, payloads: dict[str, Any]):
-    epochs = payloads["train"]["epochs"]
-    folder.write_metrics(run_folder, epochs)
-    source = read(str(run_folder))
-    assert source.payload["epochs"] == epochs
-    text = page([source])
-    assert "<li>the run is not finished: 3 of 15 epochs</li>" in text
+def test_a_run_under_way_gives_its_epochs(run_folder: Path):
+    folder.write_metrics(run_folder, [epoch.to_row() for epoch in EPOCHS])
+    text = page([read(str(run_folder))])
+    assert "<li>the run is not finished: 4 of 15 epochs</li>" in text
     assert "wrn10-1 gelu on digits (train)" in text
 
 
@@ -84,7 +82,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, content: str | bytes,
 
 def test_damaged_metrics_are_refused_by_name(run_folder: Path):
     written(run_folder / folder.METRICS, '{"number": 1}\n{"numb')
-    with pytest.raises(InputError, match=r"damaged\n.*metrics\.jsonl"):
+    with pytest.raises(InputError, match=r"cannot be read\n.*metrics\.jsonl"):
         read(str(run_folder))
 
 

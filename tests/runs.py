@@ -3,8 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from hessdiag.curvature.pac_bayes import PacBayes
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import ModelSpec, Provenance
@@ -29,8 +27,8 @@ EPOCHS = (
 )
 
 
-@pytest.fixture
-def found() -> Finished:
+def finished() -> Finished:
+    """Complete: tracked, held out, tested, with the terms of the bound."""
     return Finished(
         config=Config(
             replace(find("digits-wrn10-1"), method=methods.NSO()),
@@ -59,8 +57,7 @@ def found() -> Finished:
     )
 
 
-@pytest.fixture
-def bare(found: Finished) -> Finished:
+def bare() -> Finished:
     """Nothing held out, tested, tracked or bounded; no method; one process."""
     epochs = tuple(
         replace(epoch, validation_accuracy=None, test_accuracy=None, curvature={})
@@ -68,5 +65,5 @@ def bare(found: Finished) -> Finished:
     )
     config = Config(find("digits-wrn10-1"))
     return replace(
-        found, config=config, epochs=epochs, pac_bayes=None, num_processes=1, device="cpu"
+        finished(), config=config, epochs=epochs, pac_bayes=None, num_processes=1, device="cpu"
     )

@@ -9,8 +9,16 @@ from typing import Any
 import pytest
 
 from hessdiag.errors import InputError
-from hessdiag.reports.training.board import open_board
+from hessdiag.training import folder
+from hessdiag.training.board import open_board
 from hessdiag.training.history import Finished
+from tests.runs import finished
+
+
+@pytest.fixture
+def found() -> Finished:
+    return finished()
+
 
 MODULE = "torch.utils.tensorboard"
 
@@ -20,7 +28,8 @@ class Writer:
 
     made: list["Writer"]
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, filename_suffix: str) -> None:
+        assert filename_suffix == folder.EVENTS
         self.place, self.flushes = place, 0
         self.scalars: dict[tuple[str, int], Any] = {}
         Writer.made.append(self)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from hessdiag.reports.sweep import SYMBOLS, told
-from hessdiag.training.trials import Cell
+from hessdiag.training import methods
+from hessdiag.training.sweep_result import SweepCell
+
+_AXES = {"rho": "ρ", "sigma2": "σ²", "kappa": "κ", "beta": "β"}
+SYMBOLS = {**_AXES, **{name: option.symbol for name, option in methods.OPTIONS.items()}}
+"""What a sweep varies, as people read it; the first ones make the better axis of a plot."""
+
+
+def told(value: float | str) -> str:
+    """Write a choice out."""
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 @dataclass(frozen=True)
@@ -20,22 +28,16 @@ class Panel:
     """
 
     axis: str
-    curves: Mapping[str, Sequence[Cell]]
+    curves: Mapping[str, list[SweepCell]]
 
     @property
     def values(self) -> list[float]:
         """All values on the axis, in order."""
-        found = {choices(cell)[self.axis] for cells in self.curves.values() for cell in cells}
+        found = {cell.choices[self.axis] for cells in self.curves.values() for cell in cells}
         return sorted(found)
 
 
-def choices(cell: Cell) -> dict[str, Any]:
-    """Give all that a cell chooses but its activation."""
-    beta = {} if cell.beta is None else {"beta": cell.beta}
-    return {**cell.strengths, **beta}
-
-
-def arrange(cells: Sequence[Cell]) -> tuple[list[Panel], dict[str, Cell]]:
+def arrange(cells: Sequence[SweepCell]) -> tuple[list[Panel], dict[str, SweepCell]]:
     """Sort cells into panels, and those with nothing that varies under labels of their own.
 
     A cell is drawn over the first of SYMBOLS that it chooses and that varies in the sweep.
@@ -43,13 +45,13 @@ def arrange(cells: Sequence[Cell]) -> tuple[list[Panel], dict[str, Cell]]:
     varied = [
         name
         for name in SYMBOLS
-        if len({choices(cell)[name] for cell in cells if name in choices(cell)}) > 1
+        if len({cell.choices[name] for cell in cells if name in cell.choices}) > 1
     ]
     names_activation = len({cell.activation for cell in cells}) > 1
-    panels: dict[str, dict[str, list[Cell]]] = {}
-    constant: dict[str, Cell] = {}
+    panels: dict[str, dict[str, list[SweepCell]]] = {}
+    constant: dict[str, SweepCell] = {}
     for cell in cells:
-        own = {name: choices(cell)[name] for name in varied if name in choices(cell)}
+        own = {name: cell.choices[name] for name in varied if name in cell.choices}
         axis = next((name for name, value in own.items() if not isinstance(value, str)), None)
         others = [f"{SYMBOLS[name]} = {told(own[name])}" for name in own if name != axis]
         activation = cell.activation if names_activation else None
@@ -65,5 +67,5 @@ def arrange(cells: Sequence[Cell]) -> tuple[list[Panel], dict[str, Cell]]:
     ], constant
 
 
-def _sorted(cells: Sequence[Cell], axis: str) -> list[Cell]:
-    return sorted(cells, key=lambda cell: choices(cell)[axis])
+def _sorted(cells: Sequence[SweepCell], axis: str) -> list[SweepCell]:
+    return sorted(cells, key=lambda cell: cell.choices[axis])

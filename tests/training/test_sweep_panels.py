@@ -1,7 +1,16 @@
 """How cells make curves."""
 
-from hessdiag.reports.sweep.panels import arrange
-from tests.reports.sweep.conftest import cell
+from collections.abc import Sequence
+
+from hessdiag.training import sweep_panels
+from hessdiag.training.sweep_panels import Panel
+from hessdiag.training.sweep_result import SweepCell, report
+from hessdiag.training.trials import Cell, Sweep
+from tests.sweeps import cell
+
+
+def arrange(cells: Sequence[Cell]) -> tuple[list[Panel], dict[str, SweepCell]]:
+    return sweep_panels.arrange(report(Sweep(cells)).cells)
 
 
 def test_what_does_not_vary_is_a_constant_beside_the_curves():

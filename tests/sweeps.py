@@ -3,8 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from hessdiag.metrics.metric_reading import Reading
 from hessdiag.training import methods
 from hessdiag.training.folder import Config
@@ -42,7 +40,6 @@ def cell(
     return Cell(name, method, activation, beta, strengths, trials)
 
 
-@pytest.fixture
 def complete() -> Sweep:
     """A baseline, and two methods over ρ."""
     return Sweep(
@@ -54,7 +51,6 @@ def complete() -> Sweep:
     )
 
 
-@pytest.fixture
 def broken() -> Sweep:
     """One cell failed, one half failed, one is to come."""
     failure = "training diverged: not finite in step 3 of 4"
@@ -65,3 +61,8 @@ def broken() -> Sweep:
             cell("sam", None, None, rho=3.0),
         ]
     )
+
+
+def constant() -> Sweep:
+    """Nothing varies but the method."""
+    return Sweep([cell("none", 0.5, 0.6), cell("sam", 0.7, 0.9, rho=0.1)])
