@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import typer.main
 
 import hessdiag
+from hessdiag import results
 from hessdiag.cli.app import app
 
 HERE = Path(__file__).parent
@@ -98,7 +100,79 @@ def _docstring(value: Any) -> list[str]:
     return lines
 
 
-PAGES = {"commands.md": commands, "library.md": library}
+def reports() -> str:
+    """Lay out the JSON of every kind of report: each object once, its keys with their meaning."""
+    lines = ["# JSON reports", "", _MADE, "", _ON_REPORTS, ""]
+    objects: dict[type[Any], None] = {}
+    for schema in results.KINDS:
+        kind = results.kind_of(schema)
+        lines += [f"## `{schema}`", "", *_keys(kind, objects), ""]
+    lines += ["## Objects", ""]
+    shown: set[type[Any]] = set()
+    while new := [kind for kind in objects if kind not in shown]:
+        for kind in sorted(new, key=lambda kind: kind.__name__):
+            shown.add(kind)
+            lines += [f"### {kind.__name__}", "", *_keys(kind, objects), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_ON_REPORTS = """\
+Every report is one object whose `schema` names its kind and the number of its form. It holds no NaN
+or Infinity: such a number is `null`, and `notes` says why. Keys may be added within a number, and
+keys that are not known are passed over; a key with a default may be missing.
+`hessdiag.results.read` gives a report back as the value that wrote it."""
+
+
+def _keys(kind: type[Any], objects: dict[type[Any], None]) -> list[str]:
+    """List the keys of an object; note the objects that they hold."""
+    summary, told = _attributes(kind)
+    lines = [summary, "", "| key | holds | meaning |", "|---|---|---|"]
+    info: Any = msgspec.inspect.type_info(kind)
+    for field in info.fields:
+        holds = _holds(field.type, objects).replace("|", "\\|")
+        lines.append(f"| `{field.encode_name}` | {holds} | {told.get(field.name, '')} |")
+    return lines
+
+
+def _attributes(kind: type[Any]) -> tuple[str, dict[str, str]]:
+    """Read the summary and the attributes out of a docstring, those of its bases too."""
+    told: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        section = re.search(
+            r"Attributes:\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(base.__doc__ or ""), re.S
+        )
+        for name, text in re.findall(
+            r"^    (\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", re.M
+        ):
+            told[name] = " ".join(text.split()).replace("|", "\\|").replace("``", "`")
+    return inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0], told
+
+
+def _holds(kind: Any, objects: dict[type[Any], None]) -> str:
+    """Name a type as JSON has it."""
+    match kind:
+        case msgspec.inspect.UnionType(types=types):
+            return " or ".join(_holds(one, objects) for one in types)
+        case msgspec.inspect.StructType(cls=cls) | msgspec.inspect.DataclassType(cls=cls):
+            objects.setdefault(cls)
+            return f"[{cls.__name__}](#{cls.__name__.lower()})"
+        case msgspec.inspect.DictType(value_type=value):
+            return f"object of {_holds(value, objects)}"
+        case (
+            msgspec.inspect.VarTupleType(item_type=item) | msgspec.inspect.ListType(item_type=item)
+        ):
+            return f"list of {_holds(item, objects)}"
+        case msgspec.inspect.TupleType(item_types=items):
+            return f"[{', '.join(_holds(item, objects) for item in items)}]"
+        case msgspec.inspect.CustomType():
+            return "lists of numbers"
+        case _:
+            names = {"IntType": "whole number", "FloatType": "number", "StrType": "text"}
+            names |= {"BoolType": "true or false", "NoneType": "null", "AnyType": "anything"}
+            return names.get(type(kind).__name__, type(kind).__name__)
+
+
+PAGES = {"commands.md": commands, "library.md": library, "json.md": reports}
 """Files of this folder and what makes them."""
 
 

@@ -71,6 +71,18 @@ class DataOrigin(Struct, frozen=True):
     sha256: str | None = None
 
 
+class LossName(Struct, frozen=True):
+    """The loss, where only its name matters."""
+
+    name: str
+
+
+class Seconds(Struct, frozen=True):
+    """What it took: wall-clock time."""
+
+    seconds: float
+
+
 def located(fields: S, provenance: Provenance) -> S:
     """Name checkpoint, network and data in what has these fields, and add notes on the first."""
     before: Any = fields

@@ -16,7 +16,7 @@ from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
 from hessdiag.nets import activations
-from hessdiag.results import Measured
+from hessdiag.results import LossName, Measured
 
 Array = NDArray[np.float64]
 
@@ -115,12 +115,6 @@ class Axes(Struct, frozen=True):
     b: Array
 
 
-class LandscapeLoss(Struct, frozen=True):
-    """The loss, by name."""
-
-    name: str
-
-
 class LandscapeSettings(Struct, frozen=True, kw_only=True):
     """How the plane was surveyed.
 
@@ -174,7 +168,7 @@ class Landscape(Measured, frozen=True, kw_only=True, tag="hessdiag.landscape/1")
         notes: what qualifies the numbers, and the reason for every NaN.
     """
 
-    risk: LandscapeLoss = msgspec.field(name="loss")
+    risk: LossName = msgspec.field(name="loss")
     settings: LandscapeSettings
     span: LandscapePlane = msgspec.field(name="plane")
     axes: Axes

@@ -20,7 +20,6 @@ from hessdiag.landscapes.landscape_result import (
     Axes,
     Landscape,
     LandscapeCost,
-    LandscapeLoss,
     LandscapePlane,
     LandscapeSettings,
     Point,
@@ -38,7 +37,7 @@ from hessdiag.landscapes.surfaces import make_axis, tabulate
 from hessdiag.linalg.driver import Request
 from hessdiag.linalg.trace import Probes, TraceSamples
 from hessdiag.losses.loss_spec import LossSpec
-from hessdiag.results import CheckpointOrigin, DataOrigin
+from hessdiag.results import CheckpointOrigin, DataOrigin, LossName
 
 _PROBE_BUDGET = 1 << 30  # bytes of probes and their products asked for in one pass
 _PARTS = ("gn", "nme")
@@ -126,7 +125,7 @@ def landscape(
     found = Landscape(
         checkpoint=CheckpointOrigin(num_parameters=decomposition.num_parameters),
         data=DataOrigin(num_samples=decomposition.gradient().num_examples),
-        risk=LandscapeLoss(risk.loss.name),
+        risk=LossName(risk.loss.name),
         settings=LandscapeSettings(
             resolution=resolution,
             radius=float(radius),

@@ -20,7 +20,6 @@ from hessdiag.landscapes.landscape_result import (
     Axes,
     Landscape,
     LandscapeCost,
-    LandscapeLoss,
     LandscapePlane,
     LandscapeSettings,
     Point,
@@ -31,7 +30,7 @@ from hessdiag.landscapes.surfaces import finite_or_nan, make_axis
 from hessdiag.metadata import ModelSpec
 from hessdiag.nets import models
 from hessdiag.nets.models import MLP
-from hessdiag.results import CheckpointOrigin, DataOrigin
+from hessdiag.results import CheckpointOrigin, DataOrigin, LossName
 from hessdiag.seeds import stream
 
 Choice = tuple[str, float | None]
@@ -98,7 +97,7 @@ def compare(
     found = Landscape(
         checkpoint=CheckpointOrigin(num_parameters=count),
         data=DataOrigin(num_samples=1),
-        risk=LandscapeLoss(_LOSS),
+        risk=LossName(_LOSS),
         settings=LandscapeSettings(
             resolution=resolution,
             radius=float(radius),

@@ -14,7 +14,7 @@ from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
 from hessdiag.nets import activations
 from hessdiag.nets.profiles import Profile
-from hessdiag.results import Measured
+from hessdiag.results import LossName, Measured, Seconds
 
 
 class Histogram(Struct, frozen=True):
@@ -135,12 +135,6 @@ class Study(Struct, frozen=True):
         return {kind: network for kind, network in both.items() if network is not None}
 
 
-class LossName(Struct, frozen=True):
-    """The loss, where only its name matters."""
-
-    name: str
-
-
 class SparsitySettings(Struct, frozen=True):
     """How it was looked at.
 
@@ -161,12 +155,6 @@ class SparsitySettings(Struct, frozen=True):
     bn: str
     batch_size: int | None
     num_probes: int
-
-
-class Seconds(Struct, frozen=True):
-    """What it took: wall-clock time."""
-
-    seconds: float
 
 
 class Sparsity(Measured, frozen=True, kw_only=True, tag="hessdiag.sparsity/1"):

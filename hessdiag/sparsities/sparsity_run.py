@@ -19,14 +19,12 @@ from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.nets.profiles import DEFAULT_THRESHOLD, check_threshold
-from hessdiag.results import CheckpointOrigin, DataOrigin
+from hessdiag.results import CheckpointOrigin, DataOrigin, LossName, Seconds
 from hessdiag.sparsities.blocks import block_norms
 from hessdiag.sparsities.calls import Call, Decisions, watching
 from hessdiag.sparsities.preactivations import Range, Tally
 from hessdiag.sparsities.sparsity_result import (
-    LossName,
     Network,
-    Seconds,
     Shares,
     Sparsity,
     SparsitySettings,

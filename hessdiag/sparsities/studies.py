@@ -11,7 +11,8 @@ from hessdiag.errors import InputError
 from hessdiag.nets import activations
 from hessdiag.nets.models import batch_norms
 from hessdiag.nets.profiles import profile
-from hessdiag.sparsities.sparsity_result import Network, Seconds, Sparsity, Study, qualified
+from hessdiag.results import Seconds
+from hessdiag.sparsities.sparsity_result import Network, Sparsity, Study, qualified
 from hessdiag.sparsities.sparsity_run import sparsity
 from hessdiag.subject import Subject
 

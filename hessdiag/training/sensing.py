@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hessdiag.errors import InputError, unknown
-from hessdiag.results import CheckpointOrigin, DataOrigin
+from hessdiag.results import CheckpointOrigin, DataOrigin, Seconds
 from hessdiag.seeds import stream
 from hessdiag.subject import DTYPES, resolve_device
 from hessdiag.training.sensing_result import (
@@ -26,7 +26,6 @@ from hessdiag.training.sensing_result import (
     Array,
     Curves,
     Sensing,
-    SensingCost,
     Settings,
 )
 
@@ -83,7 +82,7 @@ def sensing(settings: Settings, on_progress: Callable[[int, int], None] | None =
         settings=replace(settings, device=str(device)),
         steps=tuple(logged.tolist()),
         methods=curves,
-        cost=SensingCost(time.monotonic() - start),
+        cost=Seconds(time.monotonic() - start),
         notes=tuple(_diverged(logged, curves)),
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from hessdiag.results import Measured
+from hessdiag.results import Measured, Seconds
 
 Array = NDArray[np.float64]
 
@@ -61,12 +61,6 @@ class Curves(Struct, frozen=True):
     trace: Array
 
 
-class SensingCost(Struct, frozen=True):
-    """What it took: wall-clock time."""
-
-    seconds: float
-
-
 class Sensing(Measured, frozen=True, kw_only=True, tag="hessdiag.sensing/1"):
     """The three methods from one U₀, side by side.
 
@@ -81,7 +75,7 @@ class Sensing(Measured, frozen=True, kw_only=True, tag="hessdiag.sensing/1"):
     settings: Settings
     steps: tuple[int, ...]
     methods: tuple[Curves, ...]
-    cost: SensingCost
+    cost: Seconds
     notes: tuple[str, ...] = ()
 
     @property
