@@ -57,10 +57,15 @@ class Quadrature:
     Attributes:
         nodes: ``(m,)`` Ritz values, ascending.
         weights: ``(b, m)``, one row per starting row, each summing to 1.
+        depth: block steps: polynomials of degree ``2 depth − 1`` are integrated exactly. None where
+            all functions are.
+        size: the dimension n; None where the rows were not Gaussian.
     """
 
     nodes: Array
     weights: Array
+    depth: int | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,10 @@ def lanczos(
         exhausted = basis.num_pending == 0
         if depth and quadrature is None and (step == depth or exhausted):
             weights = (basis.start_weights @ vectors[: basis.start_weights.shape[1]]) ** 2
-            quadrature = Quadrature(theta * basis.unit, weights)
+            exact = basis.done == basis.size
+            quadrature = Quadrature(
+                theta * basis.unit, weights, None if exact else step, basis.size
+            )
         enough = len(theta) >= min(2 * top_k, basis.size)
         wanted = _outermost(len(theta), top_k)
         done = _converged(theta, couplings, tolerance, basis.epsilon)[wanted]
