@@ -13,7 +13,6 @@ from PIL import Image
 import hessdiag
 from hessdiag.subject import load
 from tests.cli.conftest import FAST, Run, images, tampered
-from tests.cli.test_docs import JSON, keys
 
 
 @pytest.fixture
@@ -61,14 +60,6 @@ def test_two_checkpoints_are_enough(run: Run, checkpoint: Path, other: Path):
     assert found["a"]["data"] == found["b"]["data"]
     assert found["a"]["data"]["num_samples"] == 20
     assert 0 < found["parts"]["gn"]["overlap"]["value"] <= 1
-
-
-def test_every_key_is_documented(run: Run, checkpoint: Path, other: Path):
-    found = comparison(run, checkpoint, other, "--num-samples", 20, "--num-probes", 2)
-    common, *sections = JSON.split("\n## ")
-    own = [text for text in sections if text.startswith(("`hessdiag.compare", "`hessdiag.spec"))]
-    documented = set(re.findall(r'"(\w+)"', common + "".join(own)))
-    assert keys(found) <= documented, keys(found) - documented
 
 
 def test_it_is_a_thin_layer_over_the_library(run: Run, checkpoint: Path, other: Path):
