@@ -97,10 +97,13 @@ def independent(a: Estimate, b: Estimate) -> Change:
 
 
 def bounded(a: RitzValue, b: RitzValue) -> Change:
-    """Compare eigenvalues: each lies within its residual, so their difference within the sum."""
+    """Compare eigenvalues by the intervals that hold them, in old reports by their residuals."""
     value, error = b.value - a.value, a.residual + b.residual
-    known = a.converged and b.converged
-    return Change(a, b, value, error, (value - error, value + error) if known else None)
+    if a.interval is None or b.interval is None:
+        known = a.converged and b.converged
+        return Change(a, b, value, error, (value - error, value + error) if known else None)
+    interval = b.interval[0] - a.interval[1], b.interval[1] - a.interval[0]
+    return Change(a, b, value, max(value - interval[0], interval[1] - value), interval)
 
 
 def overlap(a: Part, b: Part) -> Overlap | None:

@@ -78,8 +78,8 @@ def gate(
 
     With probability ``confidence`` no conclusive verdict on a sampled metric is wrong, whatever
     the matrix and however few its probes, the repeated looks included; see
-    :class:`hessdiag.gates.sequential.SequentialTest`. An eigenvalue is known within its residual
-    bound, which more probes do not narrow; loss, accuracy and sparsity are exact on the data.
+    :class:`hessdiag.gates.sequential.SequentialTest`. An eigenvalue lies in its interval but for a
+    chance of 1e-6; more probes do not narrow it. Loss, accuracy and sparsity are exact on the data.
 
     Cost: that of :func:`hessdiag.spectrum` for the parts, eigenvalues and probes needed.
 

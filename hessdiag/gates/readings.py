@@ -157,7 +157,8 @@ def _reading(entry: Any) -> Reading | Missing:
     ci95, probes = entry.get("ci95"), entry.get("num_probes")
     if not (_is_number(value) and (error is None or (_is_number(error) and error >= 0))):
         return Missing("its value or its error is no finite number")
-    if not (ci95 is None or _is_interval(ci95)):
+    interval = entry.get("interval")
+    if not all(ends is None or _is_interval(ends) for ends in (ci95, interval)):
         return Missing("its interval is none")
     if not (probes is None or (_is_number(probes) and probes >= 1)):
         return Missing("its number of probes is none")
@@ -166,6 +167,7 @@ def _reading(entry: Any) -> Reading | Missing:
         None if error is None else float(error),
         _interval(ci95),
         None if probes is None else int(probes),
+        interval=_interval(interval),
     )
 
 

@@ -82,9 +82,12 @@ class Metric:
     def interval(self, reading: Reading, confidence: float) -> Interval:
         """Give what holds the metric with ``confidence``: value ± bound where nothing was sampled.
 
-        Of an estimate whose samples are not kept nothing is certain.
+        An eigenvalue has an interval of its own, of a confidence above what is asked for. Of an
+        estimate whose samples are not kept nothing is certain.
         """
         if self.bound is not None and reading.samples is not None:
             return self.bound(reading.samples, 1 - confidence)
+        if reading.interval is not None:
+            return reading.interval
         error = math.inf if reading.is_sampled else reading.error or 0.0
         return reading.value - error, reading.value + error

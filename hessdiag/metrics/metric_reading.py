@@ -22,6 +22,8 @@ class Reading:
         num_probes: behind an estimate; None if it is none, or not known.
         samples: what each probe told of the parts it is made of, by their names; None if it is no
             estimate, and in reports of hessdiag 0.1.
+        interval: holds an eigenvalue but for a chance of 1e-6, which all of a run share; None if it
+            is none, and in reports of hessdiag 0.1.
     """
 
     value: Number
@@ -29,6 +31,7 @@ class Reading:
     ci95: tuple[float, float] | None = None
     num_probes: int | None = None
     samples: dict[str, Samples] | None = None
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.value is None:  # pyright: ignore[reportUnnecessaryComparison]
@@ -42,7 +45,7 @@ class Reading:
         if isinstance(found, Estimate):
             return cls(found.value, found.stderr, found.ci95, found.num_probes, samples)
         if isinstance(found, RitzValue):
-            return cls(found.value, found.residual)
+            return cls(found.value, found.residual, interval=found.interval)
         return cls(found)
 
     @property

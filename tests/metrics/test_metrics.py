@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 import hessdiag
 from hessdiag import InputError, Report
+from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples, estimate_mean
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Missing
@@ -206,3 +207,13 @@ def test_the_ratio_without_samples_divides_the_intervals():
     assert vague.ci95 is not None
     assert vague.ci95[1] == math.inf
     assert independent_ratio(nme, Estimate(1.0, None, None, 1)) == Estimate(3.0, None, None, 1)
+
+
+def test_an_eigenvalue_is_judged_by_the_interval_that_holds_it():
+    """Its residual bounds the distance to some eigenvalue, and may be smaller."""
+    ritz = RitzValue(2.0, 0.01, converged=True, interval=(2.0, 2.5), confidence=0.999999)
+    metric, reading = parse("hessian.lambda_max"), Reading.of(ritz)
+    assert metric is not None
+    assert metric.interval(reading, 0.95) == metric.interval(reading, 0.999) == (2.0, 2.5)
+    old = Reading.of(RitzValue(2.0, 0.01, converged=True))
+    assert metric.interval(old, 0.95) == pytest.approx((1.99, 2.01))
