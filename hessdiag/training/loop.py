@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Generator
@@ -15,6 +16,7 @@ from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import peak_bytes
 from hessdiag.curvature.pac_bayes import pac_bayes_bound
 from hessdiag.data import datasets, streams
+from hessdiag.data.datasets import Dataset
 from hessdiag.data.streams import Stream
 from hessdiag.errors import InputError, is_out_of_memory
 from hessdiag.linalg import processes
@@ -125,11 +127,18 @@ def load_data(config: Config, *, download: bool = False) -> tuple[Data, Data | N
     if data.num_samples < 2:
         raise InputError("training needs at least two examples", got=data.num_samples)
     if not datasets.has_test_split(recipe.data):
-        return data, None
+        return _in_float32(data), None
     test = datasets.load(
         recipe.data, split="test", root=root, download=download, mean=data.mean, std=data.std
     )
-    return data, test
+    return _in_float32(data), _in_float32(test)
+
+
+def _in_float32(data: Dataset) -> Dataset:
+    """Give real inputs the networks' own precision."""
+    if not data.inputs.is_floating_point() or data.inputs.dtype == torch.float32:
+        return data
+    return dataclasses.replace(data, inputs=data.inputs.float())
 
 
 def _finished(run: Run, began: float) -> Finished:

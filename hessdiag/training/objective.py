@@ -8,7 +8,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from hessdiag.curvature.calling import refusal
 from hessdiag.curvature.composition import Composed
+from hessdiag.errors import is_out_of_memory
 from hessdiag.losses import output_loss
 from hessdiag.losses.loss_spec import LossSpec, resolve
 from hessdiag.losses.named.cross_entropy import CrossEntropy
@@ -55,6 +57,9 @@ class Objective:
             size: N; the sum over several processes, whose batches have N examples together, is
                 then the mean loss. None for n.
             move_statistics: whether BatchNorm's running statistics take this batch in.
+
+        Raises:
+            InputError: the module cannot take x.
         """
         with ExitStack() as stack:
             if not move_statistics:
@@ -62,7 +67,12 @@ class Objective:
             stack.enter_context(Composed())
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(x.device.type, torch.bfloat16))
-            z = self.model(x)
+            try:
+                z = self.model(x)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                if is_out_of_memory(error):
+                    raise
+                raise refusal(error, [x]) from error
         if self.precision == "bf16":
             z = z.float()
         total = output_loss.summed_loss(z, y, self.loss)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -272,3 +273,25 @@ def test_other_errors_are_left_as_they_are(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(methods.Plain, "step", broken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         train(tmp_path)
+
+
+def arrays(folder: Path, dtype: str) -> Config:
+    path = folder / "x.npz"
+    np.savez(path, inputs=np.ones((40, 3), dtype), labels=np.arange(40) % 4)
+    return config(replace(RECIPE, data=str(path), mean=None, std=None, augmentation=(), epochs=1))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_real_inputs_of_any_precision_are_trained_on(tmp_path: Path, dtype: str):
+    chosen = arrays(tmp_path, dtype)
+    remarks: list[str] = []
+    loop.train(chosen, *loop.load_data(chosen), out=tmp_path, on_remark=remarks.append)
+    assert len(remarks) == 1
+    assert "without a test split" in remarks[0]
+    assert remarks[0].endswith(f"it would be {tmp_path}/x_test.npz")
+
+
+def test_inputs_that_the_network_cannot_take_are_told(tmp_path: Path):
+    chosen = arrays(tmp_path, "int64")
+    message = refusal(lambda: loop.train(chosen, *loop.load_data(chosen), out=tmp_path))
+    assert "the network cannot take this input" in message
