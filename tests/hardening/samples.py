@@ -22,7 +22,8 @@ from hessdiag.training.recipes import find
 from hessdiag.training.run import Run
 from tests import foreign
 from tests.cases import BY_NAME
-from tests.reports.html.conftest import compare_payload, train_payload
+from tests.reports.html.conftest import compare_payload
+from tests.results import RESULTS
 from tests.results import sparsity as looked_at
 
 RECIPE = """
@@ -96,13 +97,12 @@ def _reports() -> dict[str, dict[str, Any]]:
     report = hessdiag.spectrum(model, batches, loss=loss, **options)
     origin = Provenance("model.pt", "c" * 64, SPEC, "digits", "train", "d" * 64, 5)
     spectrum = json.loads(report.of(origin).to_json())
-    base = {key: spectrum[key] for key in ("version", "checkpoint", "model", "data")}
     sparsity = json.loads(looked_at("beta_gelu", 2.0).to_json())
     verdict = review(spectrum, {"max": {"hessian.trace": 1.0}, "min": {"accuracy": 0.5}})
     return {
         "spectrum": spectrum,
         "sparsity": sparsity,
-        "train": train_payload(base),
+        "train": json.loads(RESULTS["train"]().to_json()),
         "gate": gate_json(verdict, "spectrum.json", origin),
         "compare": compare_payload(spectrum),
     }
