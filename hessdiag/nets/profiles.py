@@ -82,6 +82,10 @@ class Profile(Struct, frozen=True):
     points: tuple[float, ...]
     values: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.points) != len(self.values):
+            raise InputError("a profile has not a value for each point", got=self.activation)
+
     @property
     def is_bounded(self) -> bool:
         """Whether φ'' is zero far out."""

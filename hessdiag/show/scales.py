@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from hessdiag.show.document import Array, Axis, Chart
 from hessdiag.show.wording import plus_minus
 
+_LARGEST = 1e300  # beyond it, and for NaN, a place on an axis cannot be computed
 _LOG_SPAN = 30.0  # ratio of extremes from which a logarithmic axis reads better
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -65,7 +66,7 @@ def scales(chart: Chart) -> tuple[Scale, Scale]:
 def scale(axis: Axis, shown: Iterable[ArrayLike]) -> Scale:
     """Make an axis concrete around what is shown."""
     values = np.concatenate([np.ravel(np.asarray(array, float)) for array in shown] or [[]])
-    values = values[np.isfinite(values)]
+    values = values[np.abs(values) < _LARGEST]
     least, most = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     low = least if axis.low is None else axis.low
     high = most if axis.high is None else axis.high

@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hessdiag.codec import Count
+from hessdiag.errors import InputError
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
 from hessdiag.nets import activations
@@ -31,6 +32,10 @@ class Histogram(Struct, frozen=True):
     counts: tuple[Count, ...]
     below: Count
     above: Count
+
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.counts) + 1:
+            raise InputError("a histogram has not one edge more than it has counts")
 
 
 class Shares(Struct, frozen=True):
@@ -78,6 +83,10 @@ class CallSparsity(Shares, frozen=True, kw_only=True):
     histogram: Histogram
     curve: tuple[float | None, ...] | None
     layers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.curve is not None and len(self.curve) != len(self.histogram.counts):
+            raise InputError("an activation's curve has not a value for each bin", got=self.name)
 
 
 class Network(Struct, frozen=True):
@@ -173,6 +182,11 @@ class Sparsity(Measured, frozen=True, kw_only=True, tag="hessdiag.sparsity/1"):
     activations: tuple[Study, ...]
     cost: Seconds
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        studies = self.activations
+        if not studies or not all(study.networks for study in studies):
+            raise InputError("a report on sparsity has no network", got=f"{len(studies)} studies")
 
     def of(self, provenance: Provenance) -> Self:
         """Name the checkpoint, the network and the data."""

@@ -47,7 +47,7 @@ def read(path: str) -> Source:
             result = _unfinished(place.parent)
         else:
             payload = _report(place)
-            if payload.get("schema") not in results.KINDS:
+            if str(payload.get("schema")) not in results.KINDS:
                 return Source(path, payload)
             result = results.read(place)
         document = result.document()
