@@ -12,15 +12,14 @@ from hessdiag.linalg.trace import Samples
 
 SEEDS = 2000
 PROBES = (2, 4, 8, 12, 13, 16, 20, 24, 32, 64)
-Array = NDArray[np.float64]
 
 
-def equal(count: int) -> Array:
+def equal(count: int) -> NDArray[np.floating]:
     """A rank-one operator with so many equal entries."""
     return np.full((count, count), 1 / count)
 
 
-def operators() -> dict[str, Array]:
+def operators() -> dict[str, NDArray[np.floating]]:
     """Matrices by what they are."""
     rng = np.random.default_rng(0)
     spike = np.r_[1.0, np.full(20, 0.1)]
@@ -44,7 +43,7 @@ def operators() -> dict[str, Array]:
     }
 
 
-def coverage(matrix: Array, num_probes: int) -> tuple[float | None, float | None]:
+def coverage(matrix: NDArray[np.floating], num_probes: int) -> tuple[float | None, float | None]:
     """Count how often the intervals of tr A and ‖A‖_F hold; None where none is given."""
     rng = np.random.default_rng(num_probes)
     signs = rng.choice(np.array([-1.0, 1.0]), (SEEDS, num_probes, len(matrix)))

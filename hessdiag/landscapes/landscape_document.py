@@ -30,8 +30,7 @@ def document(landscape: Landscape) -> Document:
     if landscape.eigenvalues:
         pairs = zip(landscape.labels, landscape.eigenvalues, strict=False)
         rows = [
-            Row([label, Quantity(ritz.value, ritz.residual, ritz.converged)])
-            for label, ritz in pairs
+            Row([label, Quantity(ritz.value, ritz.error, ritz.converged)]) for label, ritz in pairs
         ]
         blocks.append(Block("Plane", [Table(["direction", "λ"], rows)]))
     names = [surface.title for surface in landscape.surfaces if surface.title]

@@ -49,6 +49,13 @@ class RitzValue:
     interval: tuple[float, float] | None = None
     confidence: float | None = None
 
+    @property
+    def error(self) -> float:
+        """Bound on the distance from the k-th eigenvalue; in old reports from some eigenvalue."""
+        if self.interval is None:
+            return self.residual
+        return max(self.value - self.interval[0], self.interval[1] - self.value)
+
 
 @dataclass(frozen=True)
 class Quadrature:

@@ -45,7 +45,7 @@ class Reading:
         if isinstance(found, Estimate):
             return cls(found.value, found.stderr, found.ci95, found.num_probes, samples)
         if isinstance(found, RitzValue):
-            return cls(found.value, found.residual, interval=found.interval)
+            return cls(found.value, found.error, interval=found.interval)
         return cls(found)
 
     @property

@@ -60,7 +60,7 @@ def estimate(found: Estimate) -> Quantity:
 
 def eigenvalue(ritz: RitzValue) -> Quantity:
     """Show an eigenvalue with the bound on its error."""
-    return Quantity(ritz.value, ritz.residual, sure=ritz.converged)
+    return Quantity(ritz.value, ritz.error, sure=ritz.converged)
 
 
 def nth(label: str, place: int) -> str:

@@ -42,7 +42,7 @@ def test_the_parts_stand_side_by_side_with_their_errors():
     assert rows["95 % interval"] == [Interval(part.trace.ci95) for part in parts]
     for label, end in (("λ max", "top"), ("λ min", "bottom")):
         values = [getattr(part, end)[0] for part in parts]
-        assert rows[label] == [Quantity(v.value, v.residual) for v in values]
+        assert rows[label] == [Quantity(v.value, v.error) for v in values]
     assert {"2nd", "3rd"} <= rows.keys()
     assert rows["along the gradient, ĝᵀAĝ"] == [Quantity(v) for v in report.rayleigh.values()]
     assert report.finite_radius is not None
@@ -76,7 +76,7 @@ def test_the_caption_counts_the_probes_that_were_taken():
     report = structs.replace(spectrum(), parts={**spectrum().parts, "gn": more})
     item = report.document().blocks[0].items[0]
     assert isinstance(item, Table)
-    assert "over 8 to 40 probes" in item.caption
+    assert "over 16 to 40 probes" in item.caption
 
 
 def test_eigenvalues_that_have_not_converged_are_marked():

@@ -75,7 +75,7 @@ def _add(table: Table, label: str, change: Change) -> None:
 def _value(found: Estimate | RitzValue) -> str:
     if isinstance(found, Estimate):
         return plus_minus(found.value, found.stderr)
-    return plus_minus(found.value, found.residual) + ("" if found.converged else " ?")
+    return plus_minus(found.value, found.error) + ("" if found.converged else " ?")
 
 
 def _interval(change: Change) -> str:
