@@ -27,7 +27,7 @@ def test_a_run_is_reported(run: Run, here: Path) -> None:
     outcome = run("train", *TINY, "--batch-size", 16, *MEASURED, "--out", "run")
     assert outcome.code == 0, outcome.err
     assert sorted(path.name for path in (here / "run").iterdir()) == sorted([*FILES, folder.STEPS])
-    for words in ("hessian.trace: ", "sparsity.nonzero: ", "PAC-Bayes, leading terms"):
+    for words in ("hessian.trace: ", "sparsity.nonzero: ", "(1 + ε)(L̂ + √(Cαr²/n))"):
         assert f"\n{words}" in outcome.err
     found = report(here / "run")
     assert found["epochs"] == folder.read_metrics(here / "run")
@@ -104,7 +104,7 @@ def test_tensorboard_hears_of_each_epoch(
     told: list[tuple[Any, ...]] = []
 
     class Writer:
-        def __init__(self, place: str) -> None:
+        def __init__(self, place: str, filename_suffix: str) -> None:
             told.append((place,))
 
         def add_scalar(self, *scalar: Any) -> None:
