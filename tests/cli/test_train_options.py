@@ -104,7 +104,7 @@ def test_tensorboard_hears_of_each_epoch(
     told: list[tuple[Any, ...]] = []
 
     class Writer:
-        def __init__(self, place: str, filename_suffix: str) -> None:
+        def __init__(self, place: str, **_: str) -> None:
             told.append((place,))
 
         def add_scalar(self, *scalar: Any) -> None:
