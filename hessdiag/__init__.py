@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hessdiag.comparisons.comparison_run import Comparison, compare
+    from hessdiag.comparisons.comparison_result import Comparison
+    from hessdiag.comparisons.comparison_run import compare
     from hessdiag.curvature.decomposition import Decomposition, Products
     from hessdiag.errors import InputError
     from hessdiag.gates.gate_run import GateReport, gate
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Comparison": "hessdiag.comparisons.comparison_run",
+    "Comparison": "hessdiag.comparisons.comparison_result",
     "compare": "hessdiag.comparisons.comparison_run",
     "CrossEntropy": "hessdiag.losses.named.cross_entropy",
     "Decomposition": "hessdiag.curvature.decomposition",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,9 +17,7 @@ from hessdiag import __version__, codec
 from hessdiag.codec import Count
 from hessdiag.errors import InputError, unknown
 from hessdiag.metadata import Provenance
-
-if TYPE_CHECKING:
-    from hessdiag.show.document import Document
+from hessdiag.show.document import Document, drawing
 
 R = TypeVar("R", bound="Result")
 S = TypeVar("S", bound=Struct)
@@ -31,6 +29,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "hessdiag.train/1": ("hessdiag.training.train", "TrainReport"),
     "hessdiag.sweep/1": ("hessdiag.training.sweep", "SweepReport"),
     "hessdiag.sensing/1": ("hessdiag.training.sensing", "Sensing"),
+    "hessdiag.compare/1": ("hessdiag.comparisons.comparison", "Comparison"),
 }
 """By schema: where ``<kind>_result`` and ``<kind>_document`` lie, and the name of the type.
 
@@ -127,7 +126,8 @@ class Result(Struct, frozen=True, kw_only=True, tag_field="schema"):
     def document(self) -> Document:
         """Lay it out for people; see :mod:`hessdiag.show`."""
         place, _ = KINDS[self.schema]
-        return importlib.import_module(f"{place}_document").document(self)
+        with drawing("the report"):
+            return importlib.import_module(f"{place}_document").document(self)
 
     def to_json(self) -> str:
         """Write it as JSON of its schema."""

@@ -142,7 +142,7 @@ def check(settings: Any) -> None:
             if limit is not None
         ]
         inside = all(fits(value, limit) for limit, _, fits in bounds)
-        if bounds and not (inside and math.isfinite(value)):
+        if bounds and not (inside and -math.inf < value < math.inf):
             raise InputError(
                 f"`{field.name}` is out of range",
                 got=value,

@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from msgspec import structs
 from torch import nn
 
 import hessdiag
-from hessdiag import Landscape, Report, Sparsity
+from hessdiag import Comparison, Landscape, Report, Sparsity
+from hessdiag.comparisons.comparison_run import compare_reports
 from hessdiag.landscapes import two_weights
 from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.nets import activations
@@ -126,6 +128,23 @@ def descents(lr: float) -> Sensing:
     return sensing(Settings(6, 2, 12, lr=lr, steps=40, num_pairs=2, dtype="float32", device="cpu"))
 
 
+def comparison() -> Comparison:
+    """Two networks that meet the same probes."""
+    model, batches, loss = BY_NAME["mlp-gelu"]
+    other = seeded(lambda: mlp(nn.GELU, 4, 5, 4, 3), seed=1).eval()
+    return hessdiag.compare(model, other, batches, loss=loss, num_probes=8, top_k=3)
+
+
+@functools.cache
+def sparse_comparison() -> Comparison:
+    """One probe, one part, no density, no accuracy: what can be absent is absent."""
+    model, batches, loss = BY_NAME["mlp-tanh-mse"]
+    chosen = {"parts": ("nme",), "num_probes": 1, "top_k": 0, "density": False}
+    return hessdiag.compare(model, model, batches, loss=loss, **chosen)
+
+
+OTHER = replace(PROVENANCE, checkpoint="run/other.safetensors")
+
 RESULTS: dict[str, Callable[[], Result]] = {
     "spectrum": lambda: spectrum().of(PROVENANCE),
     "spectrum, of a network without a name": spectrum,
@@ -148,5 +167,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "sweep, of one choice": lambda: sweep_result.report(sweeps.constant()),
     "sensing": lambda: descents(0.01),
     "sensing, diverged": lambda: descents(1.0),
+    "compare": lambda: comparison().located(PROVENANCE, OTHER),
+    "compare, of networks in memory": comparison,
+    "compare, of reports": lambda: compare_reports(comparison().a, comparison().b),
+    "compare, sparse": sparse_comparison,
 }
 """By name; each test of a medium takes all of them."""

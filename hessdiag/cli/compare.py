@@ -14,10 +14,7 @@ from hessdiag.subject_options import SubjectOptions
 
 if TYPE_CHECKING:
     from hessdiag.cli.console import Bar
-    from hessdiag.comparisons.comparison_run import Comparison
-    from hessdiag.metadata import Provenance
-    from hessdiag.reports.comparison.schema import Provenances
-    from hessdiag.spectra.spectrum_result import Report
+    from hessdiag.comparisons.comparison_result import Comparison
 
 _OF_REPORTS = frozenset(("a", "b", "allow_different_data", "json", "plot", "quiet"))
 """Parameters that mean something for two reports."""
@@ -50,9 +47,6 @@ def compare(
     eigenvalues are compared too. Two reports are compared by the numbers that they hold.
     """
     from hessdiag.cli import console
-    from hessdiag.reports.comparison.plot import comparison_figure
-    from hessdiag.reports.comparison.schema import comparison_json
-    from hessdiag.reports.comparison.text import comparison_text
 
     results.check_targets(output)
     results.check_densities(output, settings)
@@ -70,7 +64,7 @@ def compare(
                 got="two reports, which are compared as they are",
                 hint="compare the checkpoints",
             )
-        found, provenances = _of_reports(a, b, allow_different_data=allow_different_data)
+        found = _of_reports(a, b, allow_different_data=allow_different_data)
     else:
         if allow_different_data:
             raise InputError(
@@ -79,44 +73,20 @@ def compare(
                 hint="compare two reports of hessdiag spectrum",
             )
         with console.progress("compare", quiet=output.quiet) as bar:
-            found, provenances = _of_checkpoints(a, b, settings, which, subject, bar)
-    results.deliver(
-        output,
-        payload=lambda: comparison_json(found, provenances),
-        figure=lambda: comparison_figure(found, provenances),
-        text=lambda: comparison_text(found, provenances),
-    )
+            found = _of_checkpoints(a, b, settings, which, subject, bar)
+    results.show(found, output)
 
 
-def _of_reports(a: str, b: str, *, allow_different_data: bool) -> tuple[Comparison, Provenances]:
+def _of_reports(a: str, b: str, *, allow_different_data: bool) -> Comparison:
     from hessdiag import results as stored
     from hessdiag.comparisons.comparison_run import check_same_data, compare_reports
-    from hessdiag.spectra import spectrum_result
+    from hessdiag.spectra.spectrum_result import Report
 
-    first, second = (stored.read(path, spectrum_result.Report) for path in (a, b))
-    origin, other = _provenance(first), _provenance(second)
+    first, second = (stored.read(path, Report) for path in (a, b))
     if not allow_different_data:
-        check_same_data(origin, other, hint="--allow-different-data compares them all the same")
-    return compare_reports(first, second), (origin, other)
-
-
-def _provenance(report: Report) -> Provenance | None:
-    from hessdiag.metadata import ModelSpec, Provenance
-
-    checkpoint, model, data = report.checkpoint, report.model, report.data
-    if model.name is None or data.spec is None or data.split is None:
-        return None
-    before = model.trained_with
-    return Provenance(
-        checkpoint.path,
-        checkpoint.sha256,
-        ModelSpec(model.name, model.activation, model.beta),
-        data.spec,
-        data.split,
-        data.sha256 or "",
-        report.settings.batch_size or 0,
-        before and ModelSpec(model.name, before.activation, before.beta),
-    )
+        hint = "--allow-different-data compares them all the same"
+        check_same_data(first.data.sha256, second.data.sha256, hint=hint)
+    return compare_reports(first, second)
 
 
 def _of_checkpoints(
@@ -126,15 +96,18 @@ def _of_checkpoints(
     which: options.ParameterOptions,
     subject: SubjectOptions,
     bar: Bar,
-) -> tuple[Comparison, Provenances]:
+) -> Comparison:
     from hessdiag import compare as compute
     from hessdiag.comparisons.comparison_run import check_same_data
     from hessdiag.subject import load
 
     first = load(a, subject)
     second = load(b, subject, data=first.data.spec, loss=first.loss)
-    provenances = first.provenance(), second.provenance()
-    check_same_data(*provenances, hint="do the networks scale their inputs differently?")
+    check_same_data(
+        first.data.sha256,
+        second.data.sha256,
+        hint="do the networks scale their inputs differently?",
+    )
     found = compute(
         first.model,
         second.model,
@@ -146,4 +119,4 @@ def _of_checkpoints(
         on_progress=bar.passes,
         settings=settings,
     )
-    return found, provenances
+    return found.located(first.provenance(), second.provenance())

@@ -4,68 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from hessdiag.comparisons.changes import (
-    Change,
-    Overlap,
     bounded,
     independent,
     overlap,
     paired_norm,
     paired_trace,
 )
+from hessdiag.comparisons.comparison_result import Change, Comparison, Densities, PartChange
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
+from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.losses.loss_spec import LossSpec
-from hessdiag.metadata import Provenance
 from hessdiag.seeds import stream
 from hessdiag.settings import settled
 from hessdiag.spectra.spectrum_result import Part, Report
 from hessdiag.spectra.spectrum_run import Progress, spectrum
 from hessdiag.spectra.spectrum_settings import EstimatorSettings, Settings
-
-
-@dataclass(frozen=True)
-class PartChange:
-    """How one part of the decomposition differs from A to B.
-
-    Attributes:
-        trace: change of the trace.
-        frobenius_norm: change of ‖·‖_F.
-        top: changes of the largest eigenvalues, the largest first.
-        bottom: changes of the smallest, the most negative first.
-        overlap: of the eigenspaces of ``top``; None where unknown.
-    """
-
-    trace: Change
-    frobenius_norm: Change
-    top: tuple[Change, ...]
-    bottom: tuple[Change, ...]
-    overlap: Overlap | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two networks side by side.
-
-    Attributes:
-        a: what is known of A.
-        b: what is known of B.
-        parts: changes by part.
-        paired: whether both saw the same probes, one by one.
-        notes: what qualifies the intervals.
-    """
-
-    a: Report
-    b: Report
-    parts: dict[str, PartChange]
-    paired: bool
-    notes: tuple[str, ...] = ()
 
 
 def compare(
@@ -136,12 +96,12 @@ def compare(
     b = look(model_b, asked.seed if paired else stream(asked.seed, "independent"), 1)
     if paired:
         parts = {name: _paired(part, b.parts[name]) for name, part in a.parts.items()}
-        return Comparison(a, b, parts, paired=True)
+        return Comparison.of(a, b, parts, paired=True)
     note = (
         "the parameters differ in names or shapes: both met probes of their own, the intervals are "
         "those of independent estimates, and there is no overlap of eigenspaces: null"
     )
-    return replace(compare_reports(a, b), notes=(note,))
+    return _compared(a, b, note)
 
 
 def compare_reports(a: Report, b: Report) -> Comparison:
@@ -162,8 +122,7 @@ def compare_reports(a: Report, b: Report) -> Comparison:
                 got=f"{_shown(own)} and {_shown(other)}",
                 hint="take both spectra with the same options",
             )
-    common = [name for name in a.parts if name in b.parts]
-    if not common:
+    if not a.parts.keys() & b.parts.keys():
         raise InputError(
             "the two reports have no part in common",
             got=f"{_shown(tuple(a.parts))} and {_shown(tuple(b.parts))}",
@@ -173,40 +132,58 @@ def compare_reports(a: Report, b: Report) -> Comparison:
         "than paired ones between like networks; compare the checkpoints for those, and for the "
         "overlap of eigenspaces: null"
     )
-    parts = {name: _independent(a.parts[name], b.parts[name]) for name in common}
-    return Comparison(a, b, parts, paired=False, notes=(note,))
+    return _compared(a, b, note)
 
 
-def check_same_data(a: Provenance | None, b: Provenance | None, *, hint: str) -> None:
+def check_same_data(a: str | None, b: str | None, *, hint: str) -> None:
     """Refuse to compare what was, or may have been, measured on different samples.
+
+    Args:
+        a: SHA-256 of A's samples; None if not known.
+        b: of B's.
+        hint: what to do about it.
 
     Raises:
         InputError: the hashes differ, or one is not known.
     """
-    hashes = [of.data_sha256[:12] if of else "data that the report does not name" for of in (a, b)]
-    if a is None or b is None or a.data_sha256 != b.data_sha256:
+    if a is None or a != b:
+        shown = [of[:12] if of else "data that the report does not name" for of in (a, b)]
         raise InputError(
             "A and B are not known to have seen the same data",
-            got=f"{hashes[0]} and {hashes[1]}",
+            got=f"{shown[0]} and {shown[1]}",
             wanted="samples of one sha256",
             hint=hint,
         )
+
+
+def _compared(a: Report, b: Report, note: str) -> Comparison:
+    """Compare estimates of independent probes."""
+    common = [name for name in a.parts if name in b.parts]
+    parts = {name: _independent(a.parts[name], b.parts[name]) for name in common}
+    return Comparison.of(a, b, parts, note, paired=False)
 
 
 def _paired(a: Part, b: Part) -> PartChange:
     assert a.samples is not None
     assert b.samples is not None
     norm = paired_norm(a.samples, b.samples)
-    return PartChange(paired_trace(a.samples, b.samples), norm, *_ends(a, b), overlap(a, b))
+    return PartChange(
+        paired_trace(a.samples, b.samples), norm, *_ends(a, b), overlap(a, b), _densities(a, b)
+    )
 
 
 def _independent(a: Part, b: Part) -> PartChange:
     norm = independent(a.frobenius_norm, b.frobenius_norm)
-    return PartChange(independent(a.trace, b.trace), norm, *_ends(a, b), overlap=None)
+    trace = independent(a.trace.estimate, b.trace.estimate)
+    return PartChange(trace, norm, *_ends(a, b), None, _densities(a, b))
 
 
-def _ends(a: Part, b: Part) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
+def _ends(a: Part, b: Part) -> tuple[tuple[Change[RitzValue], ...], tuple[Change[RitzValue], ...]]:
     return tuple(map(bounded, a.top, b.top)), tuple(map(bounded, a.bottom, b.bottom))
+
+
+def _densities(a: Part, b: Part) -> Densities | None:
+    return Densities(a.density, b.density) if a.density and b.density else None
 
 
 def _shown(value: str | tuple[str, ...] | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hessdiag.errors import InputError
 from hessdiag.linalg.lanczos import Quadrature
 
 Array = NDArray[np.float64]
@@ -34,6 +35,11 @@ class Density:
     nodes: Array
     weights: Array
     num_probes: int
+
+    def __post_init__(self) -> None:
+        known = np.isfinite(self.nodes).all() and np.isfinite(self.weights).all()
+        if not (len(self.nodes) == len(self.weights) > 0 and known):
+            raise InputError("a density has no nodes, or not a weight for each")
 
 
 def smooth(

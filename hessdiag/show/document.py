@@ -6,12 +6,15 @@ markup, and every text may come from a file of any origin: the media escape it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from hessdiag.errors import InputError
 
 Array = NDArray[np.float64]
 Medium = Literal["terminal", "page", "figure", "markdown"]
@@ -107,11 +110,12 @@ class Row:
 
     Attributes:
         cells: the first one is its heading.
-        style: "quiet" for what adds to the row above, "heading" for the name of a group, "best".
+        style: "quiet" for what adds to the row above, "faint" for what hardly counts, "heading" for
+            the name of a group, "best" for what stands out.
     """
 
     cells: Sequence[Cell]
-    style: Literal["", "quiet", "heading", "best"] = ""
+    style: Literal["", "quiet", "faint", "heading", "best"] = ""
 
 
 @dataclass(frozen=True)
@@ -309,3 +313,17 @@ class Document:
         """Give all that a figure draws."""
         items = (item for block in self.on("figure") for item in block.items)
         return [item for item in items if not isinstance(item, Table)]
+
+
+@contextmanager
+def drawing(what: str) -> Generator[None]:
+    """Refuse numbers of a file that are too large to be reckoned with.
+
+    Raises:
+        InputError: an overflow, or what follows from one.
+    """
+    try:
+        with np.errstate(over="raise", divide="raise", invalid="raise"):
+            yield
+    except ArithmeticError as error:
+        raise InputError(f"{what} holds numbers too large to be shown", got=error) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from matplotlib.ticker import SymmetricalLogLocator
 from hessdiag.errors import InputError, printable
 from hessdiag.files import replacing
 from hessdiag.show import map_pictures
-from hessdiag.show.document import Chart, Curve, Document, Map, Marks
+from hessdiag.show.document import Chart, Curve, Document, Map, Marks, drawing
 from hessdiag.show.scales import Scale, scales
 
 COLOURS = {
@@ -57,6 +58,11 @@ def figure(document: Document) -> Figure:
         raise InputError(
             "there is nothing to plot", got=f"a {document.kind.lower()} report without charts"
         )
+    with drawing("the report"):
+        return _figure(document, charts)
+
+
+def _figure(document: Document, charts: Sequence[Chart | Map]) -> Figure:
     wide = any(isinstance(chart, Chart) and chart.wide for chart in charts)
     columns = 1 if wide else min(len(charts), 3)
     asked = [block.columns for block in document.on("figure") if block.columns]

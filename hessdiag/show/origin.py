@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -14,14 +14,13 @@ from hessdiag.show.wording import text_of
 _LABELS = {"num_parameters": "parameters", "num_samples": "samples"}
 
 
-def origin(result: Any) -> list[tuple[str, Cell]]:
-    """List what a result, or a side of one, tells of its origin; what is None is left out."""
+def origin(result: Any, sides: Mapping[str, Any] | None = None) -> list[tuple[str, Cell]]:
+    """List what a result, and each of its sides, tell of their origin; None is left out."""
     facts: list[tuple[str, Cell]] = [
         ("schema", f"{result.schema}, hessdiag {result.version}"),
     ]
-    for side in ("a", "b"):  # of a comparison
-        if hasattr(own := getattr(result, side, None), "checkpoint"):
-            facts += [(f"{side.upper()}, {name}", cell) for name, cell in _own(own)]
+    for side, own in (sides or {}).items():
+        facts += [(f"{side}, {name}", cell) for name, cell in _own(own)]
     return [*facts, *_own(result)]
 
 

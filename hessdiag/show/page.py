@@ -12,6 +12,7 @@ from hessdiag.show.document import (
     Bars,
     Block,
     Cell,
+    Chart,
     Code,
     Document,
     Interval,
@@ -21,6 +22,7 @@ from hessdiag.show.document import (
     Row,
     Table,
     Verdict,
+    drawing,
 )
 from hessdiag.show.markup import Markup, join, tag, text
 from hessdiag.show.wording import between, text_of
@@ -53,7 +55,8 @@ def page(documents: Sequence[Document], title: str | None = None) -> str:
         documents: one at least, in the order in which they are to be shown.
         title: of the page; None for that of a single document, else a general one.
     """
-    return frame([section(document, place) for place, document in enumerate(documents, 1)], title)
+    with drawing("a report"):
+        return frame([section(shown, place) for place, shown in enumerate(documents, 1)], title)
 
 
 def frame(sections: Sequence[Section], title: str | None = None) -> str:
@@ -115,13 +118,14 @@ def section(document: Document, place: int) -> Section:
 
 
 def _block(block: Block) -> Markup:
-    """Lay tables out in their order, charts side by side before them."""
+    """Lay tables out in their order, charts before them, side by side unless they are wide."""
     charts = [
         map_pictures.picture(item) if isinstance(item, Map) else svg.chart(item)
         for item in block.items
         if not isinstance(item, Table)
     ]
-    grid = charts if len(charts) < 2 else [tag("div", *charts, class_="grid")]
+    wide = any(isinstance(item, Chart) and item.wide for item in block.items)
+    grid = charts if wide or len(charts) < 2 else [tag("div", *charts, class_="grid")]
     tables = [_table(item) for item in block.items if isinstance(item, Table)]
     return tag("div", tag("h3", block.heading), *grid, *tables, class_="block")
 

@@ -11,25 +11,30 @@ from rich.text import Text
 
 from hessdiag.errors import printable
 from hessdiag.show import braille
-from hessdiag.show.document import Block, Cell, Chart, Document, Map, Row, Table, Verdict
+from hessdiag.show.document import Block, Cell, Chart, Document, Map, Row, Table, Verdict, drawing
 from hessdiag.show.scales import Scale, scales
 from hessdiag.show.shaded import shaded_maps
 from hessdiag.show.wording import BARS, text_of
 
 _WIDTH, _HEIGHT = 60, 7  # of a chart, in characters
-_ROWS = {"": None, "quiet": "dim", "heading": "bold", "best": "green"}
+_ROWS = {"": None, "quiet": "dim", "faint": "dim", "heading": "bold", "best": "green"}
 VERDICTS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 
 
 def render(document: Document) -> RenderableType:
     """Draw a document, top to bottom, in at most 120 columns."""
+    with drawing("the report"):
+        return Group(*_parts(document))
+
+
+def _parts(document: Document) -> list[RenderableType]:
     parts: list[RenderableType] = [_text(line) for line in (document.title, *document.headline)]
     for place, block in enumerate(document.on("terminal")):
         parts += _block(block, first=place == 0)
     if document.footer:
         parts += [Text(), *(_text(line, "dim") for line in document.footer)]
     parts += [_text(f"note: {note}", "yellow") for note in document.notes]
-    return Group(*parts)
+    return parts
 
 
 def _text(text: str, style: str | None = None) -> Text:
@@ -69,6 +74,8 @@ def _table(table: Table) -> rich.Table:
             justify = "left" if place in pictures else "right"
             drawn.add_column(_cell(heading), justify=justify, no_wrap=True)
     for row in table.rows:
+        if row.style == "heading":
+            drawn.add_row()
         drawn.add_row(*_cells(row), style=_ROWS[row.style])
     return drawn
 

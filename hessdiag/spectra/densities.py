@@ -49,7 +49,11 @@ class SymlogAxis:
 
 
 def density_chart(
-    title: str, densities: Sequence[tuple[str, str, Density]], marks: Sequence[Marks] = ()
+    title: str,
+    densities: Sequence[tuple[str, str, Density]],
+    marks: Sequence[Marks] = (),
+    *,
+    together_with: Sequence[Density] = (),
 ) -> Chart:
     """Draw densities on one symmetric-log axis, with eigenvalues marked below.
 
@@ -57,8 +61,9 @@ def density_chart(
         title: of the chart.
         densities: label and style of each.
         marks: rows of eigenvalues.
+        together_with: densities of other charts, for which the axis is to reach too.
     """
-    axis = SymlogAxis((density for _, _, density in densities), _POINTS)
+    axis = SymlogAxis((*together_with, *(density for _, _, density in densities)), _POINTS)
     curves = [
         Curve(label, axis.grid, axis.density(density), style) for label, style, density in densities
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Self
 
 import msgspec
@@ -13,33 +12,14 @@ from msgspec.structs import force_setattr, replace
 from torch import Tensor
 
 from hessdiag.codec import Count
-from hessdiag.errors import InputError, unknown
+from hessdiag.errors import unknown
 from hessdiag.linalg.density import Density
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples
 from hessdiag.metadata import Provenance
 from hessdiag.parts import PARTS
 from hessdiag.results import Measured
-from hessdiag.spectra.spectrum_settings import Settings
-
-
-@dataclass(frozen=True)
-class Chosen(Settings):
-    """The settings of a spectrum, completed by what was chosen.
-
-    Attributes:
-        dtype: floating type computed in.
-        device: where.
-        bn: BatchNorm mode.
-        batch_size: examples in a microbatch; None where the caller made the batches.
-        params: globs over the parameters, or None.
-    """
-
-    dtype: str = "float32"
-    device: str = "cpu"
-    bn: str = "eval"
-    batch_size: int | None = None
-    params: tuple[str, ...] | None = None
+from hessdiag.spectra.spectrum_settings import Chosen
 
 
 class Trace(Estimate, frozen=True, omit_defaults=True):
@@ -58,6 +38,11 @@ class Trace(Estimate, frozen=True, omit_defaults=True):
         """Add to an estimate whether it reached its target."""
         error = None if target_reached is None else found.rel_error
         return cls(found.value, found.stderr, found.ci95, found.num_probes, error, target_reached)
+
+    @property
+    def estimate(self) -> Estimate:
+        """The estimate without its target."""
+        return Estimate(self.value, self.stderr, self.ci95, self.num_probes)
 
 
 class Layer(Struct, frozen=True):
@@ -88,11 +73,6 @@ class Part(Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     density: Density | None = None
     blocks: dict[str, Layer] | None = msgspec.field(name="layers", default=None)
     samples: Samples | None = None
-
-    def __post_init__(self) -> None:
-        density = self.density
-        if density is not None and not len(density.nodes) == len(density.weights) > 0:
-            raise InputError("a density has no nodes, or not a weight for each")
 
     def keeping(self, eigenvectors: Tensor | None) -> Self:
         """Keep in memory what is no part of the JSON."""

@@ -25,7 +25,6 @@ from hessdiag.settings import settled
 from hessdiag.spectra.spectrum_plan import Plan, check_memory, make_plan
 from hessdiag.spectra.spectrum_result import (
     Checks,
-    Chosen,
     Cost,
     FiniteRadius,
     Gradient,
@@ -36,7 +35,7 @@ from hessdiag.spectra.spectrum_result import (
     Trace,
     qualified,
 )
-from hessdiag.spectra.spectrum_settings import Settings
+from hessdiag.spectra.spectrum_settings import Chosen, Settings
 
 StoppingRule = Callable[[str, Mapping[str, TraceSamples]], bool]
 """Says of a part, from the samples of all parts, whether it has been sampled enough."""

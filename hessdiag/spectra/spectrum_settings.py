@@ -108,3 +108,22 @@ class Settings(EstimatorSettings):
                 got=f"parts {', '.join(self.parts)}",
                 hint="add the part hessian",
             )
+
+
+@dataclass(frozen=True)
+class Chosen(Settings):
+    """The settings of a spectrum, completed by what was chosen.
+
+    Attributes:
+        dtype: floating type computed in.
+        device: where.
+        bn: BatchNorm mode.
+        batch_size: examples in a microbatch; None where the caller made the batches.
+        params: globs over the parameters, or None.
+    """
+
+    dtype: str = "float32"
+    device: str = "cpu"
+    bn: str = "eval"
+    batch_size: int | None = None
+    params: tuple[str, ...] | None = None

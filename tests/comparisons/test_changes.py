@@ -10,13 +10,13 @@ from msgspec import structs
 from torch import Tensor
 
 from hessdiag.comparisons.changes import (
-    Change,
     bounded,
     independent,
     overlap,
     paired_norm,
     paired_trace,
 )
+from hessdiag.comparisons.comparison_result import Change, Difference
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples, TraceSamples
 from hessdiag.spectra.spectrum_result import Part
@@ -51,6 +51,10 @@ def samples(matrix: Tensor, rows: Tensor) -> Samples:
 def covers(change: Change, truth: float) -> bool:
     assert change.interval is not None
     return change.interval[0] <= truth <= change.interval[1]
+
+
+def keeping(own: Part, vectors: Tensor | None) -> Part:
+    return structs.replace(own).keeping(vectors)
 
 
 def part(matrix: Tensor, k: int) -> Part:
@@ -159,7 +163,7 @@ def test_independent_errors_add_in_squares_and_skewness_keeps_its_side():
 )
 def test_a_change_is_significant_if_its_interval_excludes_zero(interval, significant):
     one = Estimate(1.0, 0.1, (0.8, 1.2), 8)
-    assert Change(one, one, 0.5, 0.1, interval).significant is significant
+    assert Change.of(one, one, Difference(0.5, 0.1, interval)).significant is significant
 
 
 def test_eigenvalues_differ_within_the_sum_of_their_bounds():
@@ -192,7 +196,7 @@ def test_a_space_agrees_with_itself_whatever_vectors_span_it():
     own = part(DECAYING, 4)
     assert own.eigenvectors is not None
     turn = torch.linalg.qr(normal(4, 4))[0]
-    for other in (own, structs.replace(own).keeping(turn @ own.eigenvectors)):
+    for other in (own, keeping(own, turn @ own.eigenvectors)):
         found = overlap(own, other)
         assert found is not None
         assert found.value == pytest.approx(1, abs=1e-12)
@@ -213,19 +217,19 @@ def test_the_cosines_are_those_of_the_principal_angles():
     axes, angles = torch.eye(6, dtype=torch.float64), torch.tensor([0.3, 1.2], dtype=torch.float64)
     own = part(torch.diag(torch.tensor([9.0, 8.0, 0, 0, 0, 0], dtype=torch.float64)), 2)
     turned = angles.cos()[:, None] * axes[:2] + angles.sin()[:, None] * axes[2:4]
-    found = overlap(own, structs.replace(own).keeping(turned))
+    found = overlap(own, keeping(own, turned))
     assert found is not None
     assert found.cosines == pytest.approx(angles.cos().tolist())
     assert found.value == pytest.approx(float(angles.cos().square().mean()))
-    across = overlap(own, structs.replace(own).keeping(axes[4:]))
+    across = overlap(own, keeping(own, axes[4:]))
     assert across is not None
     assert across.value == 0
 
 
 def test_an_overlap_says_whether_its_eigenvalues_have_converged():
     own = part(DECAYING, 3)
-    missed = (*own.top[:2], replace(own.top[2], converged=False))
-    other = structs.replace(own, top=missed).keeping(own.eigenvectors)
+    top = (*own.top[:2], replace(own.top[2], converged=False))
+    other = structs.replace(own, top=top).keeping(own.eigenvectors)
     for found in (overlap(own, other), overlap(other, own)):
         assert found is not None
         assert not found.converged
@@ -239,6 +243,6 @@ def test_an_eigenspace_of_zeros_is_arbitrary():
 
 def test_without_eigenvectors_there_is_no_overlap():
     own = part(DECAYING, 3)
-    assert overlap(own, structs.replace(own).keeping(None)) is None
-    assert overlap(structs.replace(own).keeping(None), own) is None
+    assert overlap(own, keeping(own, None)) is None
+    assert overlap(keeping(own, None), own) is None
     assert overlap(part(DECAYING, 0), part(DECAYING, 0)) is None

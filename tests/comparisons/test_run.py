@@ -14,7 +14,6 @@ import hessdiag
 from hessdiag import Comparison, InputError
 from hessdiag.comparisons.comparison_run import check_same_data, compare_reports
 from hessdiag.linalg.trace import Probes
-from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.parts import PARTS
 from hessdiag.spectra.spectrum_plan import make_plan
 from hessdiag.spectra.spectrum_run import Progress
@@ -218,9 +217,7 @@ def test_reports_on_different_things_are_refused(found: Comparison, changes, wor
 
 
 def test_different_or_unknown_data_are_refused():
-    own = Provenance("a.safetensors", "c" * 64, ModelSpec("mlp-8"), "digits", "train", "d" * 64, 5)
-    check_same_data(own, replace(own, checkpoint="b.safetensors"), hint="")
-    for other in (None, replace(own, data_sha256="e" * 64)):
-        for pair in ((own, other), (other, own), (None, None)):
-            with pytest.raises(InputError, match="not known to have seen the same data"):
-                check_same_data(*pair, hint="")
+    check_same_data("d" * 64, "d" * 64, hint="")
+    for pair in (("d" * 64, None), (None, "d" * 64), (None, None), ("d" * 64, "e" * 64)):
+        with pytest.raises(InputError, match="not known to have seen the same data"):
+            check_same_data(*pair, hint="")

@@ -24,14 +24,13 @@ from hessdiag.gates import gate_run as run
 from hessdiag.gates import limits, readings
 from hessdiag.nets import checkpoints, models
 from hessdiag.nets.checkpoints import Choice
-from hessdiag.reports.comparison.schema import comparison_json
-from hessdiag.reports.comparison.text import comparison_text
 from hessdiag.reports.gate import services
 from hessdiag.reports.gate.schema import gate_json
 from hessdiag.reports.gate.text import gate_text
 from hessdiag.reports.html import sources
 from hessdiag.reports.html.page import page
 from hessdiag.reports.payload import dumps
+from hessdiag.show import terminal
 from hessdiag.spectra.spectrum_result import Report
 from hessdiag.training import configure, folder, loop, state
 from hessdiag.training import run as training
@@ -136,8 +135,8 @@ def _compared(path: Path) -> None:
     """Compare a report with itself."""
     report = results.read(path, Report)
     found = compare_reports(report, report)
-    dumps(comparison_json(found))
-    _shown(comparison_text(found))
+    found.to_json()
+    _shown(terminal.render(found.document()))
 
 
 def _paged(path: Path) -> None:

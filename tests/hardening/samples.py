@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 import hessdiag
+from hessdiag.comparisons.comparison_run import compare_reports
 from hessdiag.gates.gate_run import review
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec, Provenance
 from hessdiag.nets import checkpoints, models
@@ -22,7 +23,6 @@ from hessdiag.training.recipes import find
 from hessdiag.training.run import Run
 from tests import foreign
 from tests.cases import BY_NAME
-from tests.reports.html.conftest import compare_payload
 from tests.results import RESULTS
 from tests.results import sparsity as looked_at
 
@@ -104,7 +104,7 @@ def _reports() -> dict[str, dict[str, Any]]:
         "sparsity": sparsity,
         "train": json.loads(RESULTS["train"]().to_json()),
         "gate": gate_json(verdict, "spectrum.json", origin),
-        "compare": compare_payload(spectrum),
+        "compare": json.loads(compare_reports(report, report).to_json()),
     }
 
 

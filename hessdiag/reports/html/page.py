@@ -9,17 +9,16 @@ import numpy as np
 
 from hessdiag.errors import InputError, unknown
 from hessdiag.gates.readings import GATE
-from hessdiag.reports.comparison.schema import COMPARE
 from hessdiag.reports.html.section import Section, badge, definitions, notes, origin
 from hessdiag.reports.html.sources import Source
-from hessdiag.reports.html.verdicts import compare, gate
+from hessdiag.reports.html.verdicts import gate
+from hessdiag.show.document import drawing
 from hessdiag.show.markup import Markup, tag
 from hessdiag.show.page import Section as Laid
 from hessdiag.show.page import frame, section
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], Section]] = {
     GATE: gate,
-    COMPARE: compare,
 }
 """How a report is laid out, by its schema."""
 
@@ -42,7 +41,7 @@ def page(sources: Sequence[Source], title: str | None = None) -> str:
 def _laid_out(source: Source, place: int) -> Laid:
     """Give title, card and body of a source."""
     if source.document is not None:
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        with drawing(source.path):
             return section(source.document, place)
     schema = str(source.payload.get("schema"))
     if schema not in SECTIONS:

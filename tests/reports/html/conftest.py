@@ -58,32 +58,6 @@ def gate_payload(origin: Payload) -> Payload:
     }
 
 
-def compare_payload(spectrum: Payload) -> Payload:
-    def change(of: Payload) -> Payload:
-        difference = {"value": -1.0, "error": 0.25, "interval": [-1.5, -0.5]}
-        told = {"relative_change": -0.125, "significant": True}
-        return {"a": of, "b": of, "difference": difference, **told}
-
-    side = {key: spectrum[key] for key in ("checkpoint", "model", "data", "settings", "cost")}
-    parts = {
-        name: {
-            **{key: change(part[key]) for key in ("trace", "frobenius_norm")},
-            **{end: [change(ritz) for ritz in part[end]] for end in ("top", "bottom")},
-            "overlap": {"value": 0.5, "cosines": [0.9, 0.4], "converged": True},
-            "density": {"a": part["density"], "b": part["density"]},
-        }
-        for name, part in spectrum["parts"].items()
-    }
-    return {
-        **{"schema": "hessdiag.compare/1", "version": "0.1.0", "a": side, "b": side},
-        "paired": True,
-        "loss": {"name": "mse", "a": 1.0, "b": 0.5, "difference": -0.5},
-        "accuracy": {"a": None, "b": None, "difference": None},
-        "parts": parts,
-        "notes": ["a note"],
-    }
-
-
 @pytest.fixture(scope="session")
 def payloads(report: Report, sparse_report: Report, provenance: Provenance) -> dict[str, Payload]:
     """Every kind, and what can be odd in it."""
@@ -93,7 +67,6 @@ def payloads(report: Report, sparse_report: Report, provenance: Provenance) -> d
     found = {
         "gate": gate_payload(origin),
         "gate, of a report": {**gate_payload(nameless), "findings": []},
-        "compare": compare_payload(spectrum),
     }
     return {name: json.loads(dumps(finite(payload))) for name, payload in found.items()}
 

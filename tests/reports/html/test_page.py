@@ -18,7 +18,7 @@ from hessdiag.reports.html.sources import Source
 
 VOID = {"meta", "link"}
 HOSTILE = "<script>alert(1)</script>\"'&quot; onload=x \x1b[31m\x00 \u202eesrever \ud800 {{7*7}}"
-NAMES = (*("gate", "compare"),)
+NAMES = ("gate",)
 
 
 class Document(HTMLParser):
@@ -146,10 +146,6 @@ def test_verdicts_are_told_by_words_and_signs(payloads: dict[str, Any]):
 
 def test_a_gate_without_a_network_s_name_has_its_subject_s(payloads: dict[str, Any]):
     assert "<h1>run/model.safetensors</h1>" in page([Source("g", payloads["gate, of a report"])])
-
-
-def test_notes_are_shown(payloads: dict[str, Any]):
-    assert "<li>a note</li>" in page([Source("c", payloads["compare"])])
 
 
 @pytest.mark.parametrize("name", NAMES)
