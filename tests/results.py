@@ -132,7 +132,7 @@ def comparison() -> Comparison:
     """Two networks that meet the same probes."""
     model, batches, loss = BY_NAME["mlp-gelu"]
     other = seeded(lambda: mlp(nn.GELU, 4, 5, 4, 3), seed=1).eval()
-    return hessdiag.compare(model, other, batches, loss=loss, num_probes=8, top_k=3)
+    return hessdiag.compare(model, other, batches, loss=loss, num_probes=16, top_k=3)
 
 
 @functools.cache

@@ -126,11 +126,11 @@ def _block(block: Block) -> Markup:
     ]
     wide = any(isinstance(item, Chart) and item.wide for item in block.items)
     grid = charts if wide or len(charts) < 2 else [tag("div", *charts, class_="grid")]
-    tables = [_table(item) for item in block.items if isinstance(item, Table)]
+    tables = [_table(item, block.heading) for item in block.items if isinstance(item, Table)]
     return tag("div", tag("h3", block.heading), *grid, *tables, class_="block")
 
 
-def _table(table: Table) -> Markup:
+def _table(table: Table, heading: str) -> Markup:
     """Lay out a table that scrolls in its box; the first cell of a row is its heading."""
     pictures = table.pictures
     kinds = [
@@ -147,7 +147,7 @@ def _table(table: Table) -> Markup:
         tag("thead", tag("tr", *headings)),
         tag("tbody", *(_row(row, kinds) for row in table.rows)),
     )
-    label = table.caption or text_of(table.header[0])
+    label = table.caption or heading
     box = tag("div", content, class_="scroll", role="region", tabindex=0, aria_label=label)
     return tag("details", tag("summary", table.caption), box) if table.folded else box
 

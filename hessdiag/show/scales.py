@@ -96,7 +96,11 @@ def _linear(axis: Axis, low: float, high: float) -> Scale:
     """Reach from round value to round value, whole ones for counts, where no end is given."""
     if not low < high:
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
-    marks = MaxNLocator(5, steps=[1, 2, 5, 10], integer=axis.whole).tick_values(low, high)
+    whole = axis.whole and high < 1e12  # beyond, steps of one are lost in rounding
+    try:
+        marks = MaxNLocator(5, steps=[1, 2, 5, 10], integer=whole).tick_values(low, high)
+    except ValueError as error:  # a reach near the largest of all numbers
+        raise OverflowError(f"from {low:.4g} to {high:.4g}") from error
     low = float(marks[0]) if axis.low is None else low
     high = float(marks[-1]) if axis.high is None else high
     ticks = {float(mark): tick(float(mark)) for mark in marks if low <= mark <= high}

@@ -13,9 +13,9 @@ SYMBOLS = {**_AXES, **{name: option.symbol for name, option in methods.OPTIONS.i
 """What a sweep varies, as people read it; the first ones make the better axis of a plot."""
 
 
-def told(value: float | str) -> str:
+def told(value: float | str | None) -> str:
     """Write a choice out."""
-    return value if isinstance(value, str) else f"{value:g}"
+    return str(value) if value is None or isinstance(value, str) else f"{value:g}"
 
 
 @dataclass(frozen=True)

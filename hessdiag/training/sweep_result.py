@@ -67,7 +67,7 @@ class SweepCell(Struct, frozen=True):
     method: str
     activation: str | None
     beta: float | None
-    strengths: dict[str, Any]
+    strengths: dict[str, bool | float | str | None]
     best: bool
     accuracy: Spread | None
     best_accuracy: Spread | None

@@ -101,7 +101,7 @@ def test_all_of_a_document_is_there(name: str):
                 told.append(item.caption)
             elif isinstance(item, Chart):
                 told += [item.title, item.x.label, item.y.label]
-                told += [curve.label for curve in item.curves]
+                told += [curve.label for curve in item.curves if len(item.curves) > 1]
     for text in told:
         plain = text.replace("-", "−").removesuffix(" ?")
         assert " ".join(text.split()) in shown or " ".join(plain.split()) in shown
@@ -117,7 +117,8 @@ def test_the_page_is_well_formed(documents: list[Document], whole: str):
     counts = elements.counts()
     assert [counts[name] for name in ("h1", "main", "nav", "header", "footer")] == [1] * 5
     assert all(heading["scope"] in ("row", "col") for heading in elements.all("th"))
-    assert counts["caption"] == counts["table"] > 10
+    assert counts["table"] > 10
+    assert all(each.get("aria-label") for each in elements.all("div") if "tabindex" in each)
     assert elements.all("html")[0]["lang"] == "en"
     levels = [int(tag[1]) for tag, _ in elements.found if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -221,10 +222,10 @@ def changed(payload: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_hostile_text_of_a_report_is_shown_and_not_obeyed(name: str):
+def test_hostile_text_of_a_report_is_shown_and_not_obeyed(name: str, whole: str):
     payload = json.loads(RESULTS[name]().to_json())
     kind = results.kind_of(payload["schema"])
-    calm = Elements(page([codec.decode(kind, json.dumps(payload)).document()]))
+    known = Elements(whole).counts().keys()
     for place in leaves(payload):
         value = payload
         for key in place:
@@ -237,7 +238,7 @@ def test_hostile_text_of_a_report_is_shown_and_not_obeyed(name: str):
             )
             assert "<script" not in text
             assert not {"\x1b", "\x00", "\u202e"} & set(text)
-            assert Elements(text).counts() <= calm.counts(), place
+            assert Elements(text).counts().keys() <= known, place
 
 
 @pytest.mark.parametrize("name", RESULTS)
