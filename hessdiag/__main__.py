@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -23,9 +24,7 @@ FAILED = 2
 def main() -> None:
     """Run ``hessdiag``."""
     code, verdict = FAILED, None
-    with stdio.lasting() as out, warnings.catch_warnings(), _persistent_interrupts() as interrupts:
-        if not sys.warnoptions:
-            warnings.showwarning = _drop
+    with stdio.lasting() as out, _no_warnings(), _persistent_interrupts() as interrupts:
         try:
             from hessdiag.cli.app import app
 
@@ -87,8 +86,18 @@ def _end(_: type[BaseException], error: BaseException, __: TracebackType | None)
         os._exit(INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
 
 
-def _drop(*_: object) -> None:
-    """Take the place of ``warnings.showwarning``: what matters to users, we say ourselves."""
+@contextmanager
+def _no_warnings() -> Generator[None]:
+    """Keep libraries from talking to users: what matters to them, we say ourselves."""
+    silent = logging.NullHandler()
+    logging.getLogger().addHandler(silent)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.showwarning = lambda *_, **__: None
+            yield
+    finally:
+        logging.getLogger().removeHandler(silent)
 
 
 @contextmanager

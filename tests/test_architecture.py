@@ -20,6 +20,7 @@ FLOORS = (
         "files",
         "codec",
         "locks",
+        "drawing",
         "factories",
         "loss_names",
     },

@@ -3,3 +3,7 @@
 ``document`` is what a report is made of; ``terminal``, ``page`` (with ``svg``), ``figure`` and
 ``markdown`` draw any document.
 """
+
+from hessdiag import drawing
+
+drawing.settle()

@@ -1,0 +1,41 @@
+"""Nothing that lies about decides how plots are drawn."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DRAW = """
+from pathlib import Path
+from hessdiag.reports import figures
+figure = figures.blank(2, 1)
+figure.subplots().set_title("a_b")
+figures.save(figure, "p.svg")
+assert Path("p.svg").read_text().count("<")
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings"),
+    [
+        ("module://matplotlib_inline.backend_inline", None),
+        ("nonsense", None),
+        ("", b"text.usetex: True\nbad line\n"),
+        ("", b"backend: nonsense\n"),
+        ("", b"\xff\xfe"),
+        ("agg", "pipe"),
+    ],
+)
+def test_settings_of_the_surroundings_are_of_no_account(tmp_path: Path, backend: str, settings):
+    if settings == "pipe":
+        os.mkfifo(tmp_path / "matplotlibrc")
+    elif settings is not None:
+        (tmp_path / "matplotlibrc").write_bytes(settings)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    env |= {"MPLBACKEND": backend} if backend else {}
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW], cwd=tmp_path, env=env, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
