@@ -43,7 +43,7 @@ def finish(place: Path, command: tuple[Any, ...], whole: dict[str, bytes]) -> No
     outcome = run(place, *(RESUME if command[1] != "sweep" and begun else command))
     assert outcome.code == 0, outcome
     assert results(place / "run") == whole
-    assert [path for path in place.rglob(".hessdiag-*")] == []
+    assert list(place.rglob(".hessdiag-*")) == []
 
 
 def faults(count: int, share: float) -> Iterator[tuple[int, str]]:
