@@ -45,6 +45,10 @@ def _ending_properly(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         try:
+            os.getcwd()
+        except OSError as error:  # libraries end the process without it
+            raise InputError("the working directory is gone", got=error.strerror) from error
+        try:
             paths.check(given)
             command(**given)
         except (SystemExit, EOFError, OSError, typer.Exit, typer.Abort) as error:

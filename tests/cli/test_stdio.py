@@ -68,6 +68,39 @@ def test_a_verdict_on_a_faulty_stream(here: Path, fault, stream: int):
     test_every_command_on_every_faulty_stream(here, "gate: 1", fault, stream)
 
 
+def test_a_working_directory_that_is_gone(here: Path):
+    done = call(
+        here, ["doctor"], preexec_fn=lambda: (os.mkdir("x"), os.chdir("x"), os.rmdir("../x"))
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: the working directory is gone")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *({"WORLD_SIZE": size} for size in ("abc", "0", "-1", "2.5", "1e3", "9" * 20, "²")),
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"},
+        {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "", "MASTER_PORT": "1"},
+        {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "http"},
+        {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1", "LOCAL_RANK": "?"},
+    ],
+    ids=str,
+)
+def test_processes_that_nobody_started(run: Run, monkeypatch, told: dict[str, str]):
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    outcome = run("train", "recipes")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("error: the environment's ")
+
+
+def test_no_number_of_processes_is_one(run: Run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert run("train", "recipes").code == 0
+
+
 def test_output_that_is_lost_is_a_failure(here: Path):
     done = call(here, ["train", "recipes"], preexec_fn=full(1))
     assert done.returncode == 2
