@@ -91,14 +91,14 @@ class FlatSpace:
 
     def add(self, block: Tensor, coefficients: Array, rows: Tensor) -> None:
         """Add ``coefficients @ rows`` in place, a chunk of columns at a time."""
-        turn = torch.from_numpy(np.ascontiguousarray(coefficients)).to(block)
+        turn = torch.from_numpy(np.array(coefficients, order="C")).to(block)
         for target, slab in zip(block.split(_CHUNK, dim=1), rows.split(_CHUNK, dim=1), strict=True):
             target += turn @ slab.to(block.dtype)
 
     def combine(self, coefficients: Array, rows: Tensor, out: Tensor | None = None) -> Tensor:
         """Compute ``coefficients @ rows``, a chunk of columns at a time."""
         out = self.zeros(len(coefficients), rows) if out is None else out
-        turn = torch.from_numpy(np.ascontiguousarray(coefficients)).to(out)
+        turn = torch.from_numpy(np.array(coefficients, order="C")).to(out)
         for target, slab in zip(out.split(_CHUNK, dim=1), rows.split(_CHUNK, dim=1), strict=True):
             target.copy_(turn @ slab.to(out.dtype))
         return out

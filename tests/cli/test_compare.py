@@ -44,7 +44,7 @@ def refusal(run: Run, *args: Any) -> str:
 @pytest.fixture
 def reports(run: Run, checkpoint: Path, other: Path, here: Path) -> tuple[str, str]:
     """Spectra of both, with densities, written as JSON."""
-    fast = ("--num-samples", 20, "--num-probes", 4, "--top-k", 1, "--depth", 4, "--quiet")
+    fast = ("--num-samples", 20, "--num-probes", 13, "--top-k", 1, "--depth", 4, "--quiet")
     for path, name in ((checkpoint, "a.json"), (other, "b.json")):
         assert run("spectrum", path, *fast, "--json", name).code == 0
     return "a.json", "b.json"
@@ -137,7 +137,7 @@ def test_two_reports(run: Run, reports: tuple[str, str], here: Path):
 def test_reports_know_their_differences_less_well(
     run: Run, checkpoint: Path, other: Path, reports: tuple[str, str]
 ):
-    fast = ("--num-samples", 20, "--num-probes", 4, "--top-k", 1, "--depth", 4)
+    fast = ("--num-samples", 20, "--num-probes", 13, "--top-k", 1, "--depth", 4)
     paired = comparison(run, checkpoint, other, *fast)
     unpaired = comparison(run, *reports)
     for name in ("hessian", "gn"):

@@ -287,3 +287,17 @@ def test_no_precision_draws_directions_for_ever(rank: int) -> None:
     result = run(lanczos(start, top_k=2, basis_size=30, max_steps=20), matrix)
     assert result.num_steps <= 20
     assert result.top[0].value == pytest.approx(rank, abs=0.1 * rank)
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+@pytest.mark.parametrize("refine", [False, True])
+def test_vectors_are_those_of_the_largest_eigenvalues(top_k: int, refine: bool) -> None:
+    matrix = symmetric(SPECTRA["geometric"])
+    values, vectors = np.linalg.eigh(matrix.numpy())
+    start = normal(top_k + 1, SIZE)
+    generator = lanczos(start, top_k=top_k, basis_size=40, with_vectors=True, refine=refine)
+    result = run(generator, matrix)
+    assert result.top_vectors is not None
+    overlaps = np.abs(result.top_vectors.numpy() @ vectors[:, ::-1][:, :top_k])
+    np.testing.assert_allclose(overlaps, np.eye(top_k), atol=1e-7)
+    assert result.top[0].value == pytest.approx(values[-1])
