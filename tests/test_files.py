@@ -9,8 +9,7 @@ import pytest
 
 from hessdiag import files
 from hessdiag.errors import InputError
-
-as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+from tests.privileges import ordinary
 
 
 def test_text_is_written_and_replaced(tmp_path: Path):
@@ -67,6 +66,29 @@ def test_results_have_ordinary_permissions(tmp_path: Path):
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o400, 0o755])
+def test_overwriting_keeps_the_mode(tmp_path: Path, mode: int):
+    (tmp_path / "a").touch(mode)
+    (tmp_path / "a").chmod(mode)
+    with ordinary():
+        files.write_text(tmp_path / "a", "new")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_name_is_kept_for_the_file_that_is_replaced(tmp_path: Path, monkeypatch):
+    path, keep = tmp_path / "a", tmp_path / "before"
+    for number in range(3):
+        with files.replacing(path, keep=keep) as temporary:
+            temporary.write_text(str(number))
+    assert (path.read_text(), keep.read_text()) == ("2", "1")
+    monkeypatch.setattr(os, "link", lambda *_: os.truncate("/dev/full", 1))  # no hard links here
+    with files.replacing(path, keep=keep) as temporary:
+        temporary.write_text("3")
+    assert (path.read_text(), keep.read_text()) == ("3", "2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "before"]
+
+
 def test_folders_and_missing_folders_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="the output path is a folder"):
         files.check_writable(tmp_path)
@@ -76,10 +98,9 @@ def test_folders_and_missing_folders_are_refused(tmp_path: Path):
         files.write_text(tmp_path / "none" / "report.json", "")
 
 
-@as_root
 def test_a_read_only_folder_is_refused(tmp_path: Path):
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match=r"cannot write .*\n  got: Permission denied"):
+    with ordinary(), pytest.raises(InputError, match=r"cannot write .*\n  got: Permission denied"):
         files.check_writable(tmp_path / "report.json")
 
 

@@ -36,7 +36,7 @@ def is_first() -> bool:
 
 def local_rank() -> int:
     """Tell which of its machine's processes this is, and so which GPU is its own."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return int(os.environ.get("LOCAL_RANK") or 0)
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def joined(device: torch.device) -> Generator[None]:
 
     Sums run over NCCL on GPUs and over Gloo on CPUs.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
+    if int(os.environ.get("WORLD_SIZE") or 1) == 1 or _joined():
         yield
         return
     if device.type == "cuda":

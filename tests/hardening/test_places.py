@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import FAST, Run
+from tests.privileges import ordinary
 
 Place = Callable[[Path], Path]
-not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 
 
 def a_folder(here: Path) -> Path:
@@ -59,7 +59,7 @@ def a_read_only_folder(here: Path) -> Path:
 
 PLACES = (
     *(a_folder, a_loop, a_loop_of_folders, below_a_file, a_full_disk, a_link_to_a_full_disk),
-    *(a_pipe, nowhere, pytest.param(a_read_only_folder, marks=not_as_root)),
+    *(a_pipe, nowhere, a_read_only_folder),
 )
 each_place = pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 OUTPUTS = {
@@ -101,7 +101,8 @@ def test_a_place_that_cannot_be_written(run: Run, here: Path, place: Place, comm
         pytest.skip("a run makes its folder")
     target = place(here)
     before = sorted(here.rglob("*"))
-    outcome = run(*OUTPUTS[command], target)
+    with ordinary():
+        outcome = run(*OUTPUTS[command], target)
     assert outcome.code == 2
     assert outcome.out == ""
     assert outcome.err.startswith("error: ")
@@ -112,16 +113,18 @@ def test_a_place_that_cannot_be_written(run: Run, here: Path, place: Place, comm
 @pytest.mark.parametrize("place", [one for one in PLACES if one is not a_pipe])
 @pytest.mark.parametrize("command", INPUTS)
 def test_a_place_that_cannot_be_read(run: Run, here: Path, place: Place, command: str):
-    outcome = run(*INPUTS[command], place(here))
+    target = place(here)
+    with ordinary():
+        outcome = run(*INPUTS[command], target)
     assert outcome.code == 2
     assert outcome.err.startswith("error: ")
     assert "Traceback" not in outcome.err
 
 
-@not_as_root
 @pytest.mark.parametrize("command", INPUTS)
 def test_a_file_that_must_not_be_read(run: Run, here: Path, command: str):
     path = here / "secret.json"
     path.touch(mode=0)
-    outcome = run(*INPUTS[command], path)
+    with ordinary():
+        outcome = run(*INPUTS[command], path)
     assert (outcome.code, "Traceback" in outcome.err) == (2, False)

@@ -32,7 +32,7 @@ def test_metadata_that_name_a_huge_network_take_no_memory(tmp_path: Path, name: 
     began, before = perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match="does not fit"):
         subject.load(path, num_samples=4)
-    assert perf_counter() - began < 10
+    assert perf_counter() - began < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18  # KiB
 
 
@@ -107,6 +107,17 @@ def forged(place: Path, samples: Path, **changes: object) -> InputError:
         {"epochs": [{"number": 1}]},
         {"optimizer": {"state": {}, "param_groups": []}},
         {"speed": None},
+        {"speed": (1, "fast")},
+        {"step": True},
+        {"step": 1.5},
+        {"totals": torch.zeros(2)},
+        {"totals": 3},
+        {"num_skipped": "none"},
+        {"logged": [{"step": 1}]},
+        {"logged": 3},
+        {"epochs": [{"number": 10**400}]},
+        {"model": {"layers.0.weight": torch.zeros(1)}},
+        {"optimizer": {"state": {0: {"momentum_buffer": torch.zeros(9)}}, "param_groups": 3}},
     ],
     ids=str,
 )
