@@ -44,7 +44,7 @@ class Subject:
         spec: how the network was built.
         model: the network with its weights, on the device.
         data: the sample.
-        loss: name of the loss.
+        loss: name of the loss; None for the network's own.
         batch_size: examples in a microbatch.
         dtype: floating type to compute in.
         notes: how the checkpoint was read: what was chosen, renamed or left out.
@@ -54,7 +54,7 @@ class Subject:
     spec: ModelSpec
     model: nn.Module
     data: Dataset | Examples
-    loss: str
+    loss: str | None
     batch_size: int
     dtype: torch.dtype
     notes: tuple[str, ...] = ()
@@ -156,8 +156,8 @@ def load(
     spec, network, notes = assemble(
         checkpoint, options, num_classes=sample.num_classes, input_shape=sample.input_shape
     )
-    loss = _first(options.loss, meta.loss if meta else None, "cross-entropy")
-    factories.refuse_unasked(loss, options.loss, "--loss")
+    loss = options.loss or (meta.loss if meta else None)
+    factories.refuse_unasked(loss or "", options.loss, "--loss")
     subject = Subject(
         checkpoint=checkpoint,
         spec=spec,

@@ -17,6 +17,7 @@ from hessdiag.comparisons.changes import (
     paired_trace,
 )
 from hessdiag.comparisons.comparison_result import Change, Comparison, Densities, PartChange
+from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.linalg.lanczos import RitzValue
@@ -33,7 +34,8 @@ def compare(
     model_b: nn.Module,
     batches: Iterable[Any],
     *,
-    loss: LossSpec = "cross-entropy",
+    loss: LossSpec | None = None,
+    output: OutputSpec | None = None,
     params: str | Sequence[str] | None = None,
     bn: str = "eval",
     dtype: torch.dtype | None = None,
@@ -54,7 +56,10 @@ def compare(
         model_a: any ``nn.Module`` from a batch to one tensor; nothing of it is changed.
         model_b: another.
         batches: any iterable of (x, y), the same examples each time.
-        loss: "cross-entropy", "mse", a torch loss module, or any mean loss(z, y).
+        loss: a name, a torch loss or any loss(z, y): :func:`hessdiag.losses.loss_spec.resolve`;
+            None for the network's own: cross-entropy, but for heads of Hugging Face that say else.
+        output: which of the network's outputs, where it returns several: a name, an index or a
+            function of what it returns.
         params: glob or globs over parameter names; None for all trainable ones.
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
@@ -83,6 +88,7 @@ def compare(
             model,
             batches,
             loss=loss,
+            output=output,
             params=params,
             bn=bn,
             dtype=dtype,

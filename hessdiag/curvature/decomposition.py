@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.risk import EmpiricalRisk
@@ -22,6 +23,11 @@ from hessdiag.linalg.vectors import Layout, all_finite
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.parts import PARTS
 from hessdiag.seeds import stream
+
+_LINEAR = (
+    "the loss is linear in the network's outputs, so that G = 0 and H = N: let the network return "
+    "its logits, not its loss or log-probabilities, or name the loss nll"
+)
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,18 @@ class Decomposition:
     Args:
         model: any ``nn.Module`` from a batch to one tensor; nothing of it is changed.
         batches: any iterable of (x, y); how examples are batched does not change the result.
-        loss: "cross-entropy", "mse", a torch loss module, or any mean loss(z, y).
+        loss: a name, a torch loss or any loss(z, y): :func:`hessdiag.losses.loss_spec.resolve`;
+            None for the network's own: cross-entropy, but for heads of Hugging Face that say else.
+        output: which of the network's outputs, where it returns several: a name, an index or a
+            function of what it returns.
         params: glob or globs over parameter names; None for all trainable ones.
         bn: "eval", or "batch" to normalise by the statistics of each batch as given.
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
         on_microbatch: called after each microbatch of a pass, for progress.
+
+    Attributes:
+        notes: what qualifies the numbers; known after the first pass.
 
     Raises:
         InputError: see :class:`EmpiricalRisk`; later also for data that change between passes,
@@ -78,8 +90,9 @@ class Decomposition:
         self,
         model: nn.Module,
         batches: Iterable[Any],
-        loss: LossSpec = "cross-entropy",
+        loss: LossSpec | None = None,
         *,
+        output: OutputSpec | None = None,
         params: str | Sequence[str] | None = None,
         bn: str = "eval",
         dtype: torch.dtype | None = None,
@@ -87,11 +100,19 @@ class Decomposition:
         on_microbatch: Callable[[], None] | None = None,
     ) -> None:
         self.risk = EmpiricalRisk(
-            model, batches, loss, params=params, bn=bn, dtype=dtype, device=device
+            model,
+            batches,
+            loss,
+            output=output,
+            params=params,
+            bn=bn,
+            dtype=dtype,
+            device=device,
         )
         self.on_microbatch = on_microbatch
         self._gradient: Gradient | None = None
         self._twin: Decomposition | None = None  # in the other floating type
+        self.notes: tuple[str, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -177,6 +198,7 @@ class Decomposition:
                 given |= dict(zip(own, answers, strict=True))
             return [given[i] for i in range(len(requests))]
         sums = [_Sums(request) for request in requests]
+        is_linear = True
         tally = torch.zeros(5, dtype=torch.float64, device=self.risk.device)
         gradient = torch.zeros(self.num_parameters, dtype=self.risk.dtype, device=self.risk.device)
         with exact_kernels():
@@ -185,6 +207,7 @@ class Decomposition:
                 at = local.at_output
                 found = local.total, at.weight, len(y), at.num_counted, at.num_correct or 0
                 tally += tally.new_tensor(found)
+                is_linear &= at.is_linear
                 if self._gradient is None:
                     local.check_loss()
                     local.check_twice_differentiable()
@@ -202,6 +225,7 @@ class Decomposition:
             raise InputError("no target counts", got="every target ignored, or weights of zero")
         if self._gradient is None:
             accuracy = num_correct / num_counted if num_counted else None
+            self.notes = (*self.risk.network.notes, *((_LINEAR,) if is_linear else ()))
             self._gradient = Gradient(
                 total / weight, accuracy, gradient / weight, int(num_examples)
             )
@@ -242,8 +266,9 @@ class Decomposition:
         assert nme is not None
         direct = self.layout.flatten(hessian)
         difference = direct - self.layout.flatten(gn) - self.layout.flatten(nme)
-        scale = float(direct.norm())
-        return float(difference.norm()) / scale if scale else float(difference.norm())
+        scale = float(direct.norm(dtype=torch.float64))
+        size = float(difference.norm(dtype=torch.float64))
+        return size / scale if scale else size
 
     def _check_unchanged(self, loss: float, num_examples: int) -> None:
         first = self.gradient()

@@ -20,6 +20,7 @@ from torch import Tensor
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError, NotFinite
 from hessdiag.linalg.vectors import all_finite
+from hessdiag.losses.output_loss import Targets
 
 
 class Linearisation:
@@ -38,7 +39,7 @@ class Linearisation:
         InputError: an operation has no second derivative.
     """
 
-    def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor) -> None:
+    def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> None:
         self._parameters = list(risk.parameters.values())
         self._z = risk.outputs(x)
         self._check_loss = partial(risk.loss.check, self._z.detach(), y)

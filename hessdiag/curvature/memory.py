@@ -14,13 +14,14 @@ from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.linalg import processes
+from hessdiag.losses.output_loss import Targets
 
 _GRAPH_BUDGET = {"cpu": 1 << 30, "cuda": 8 << 30}  # bytes of one microbatch's linearisation
 _LARGEST_MICROBATCH = 1024
 _WORKING_FACTOR = 1.5  # saved tensors plus the buffers of a backward pass through them
 
 
-def linearisation_bytes(risk: EmpiricalRisk, x: Any, y: Tensor) -> int:
+def linearisation_bytes(risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> int:
     """Measure the memory that the linearisation of one microbatch holds, without θ itself.
 
     Counts the storages that autograd saves, each once, times an allowance for working buffers.

@@ -18,6 +18,7 @@ from hessdiag.errors import InputError, NotFinite
 from hessdiag.linalg.quadratic_forms import form_interval
 from hessdiag.linalg.trace import Array, Estimate, Probes, estimate_mean
 from hessdiag.linalg.vectors import all_finite
+from hessdiag.losses.output_loss import Targets
 from hessdiag.seeds import stream
 
 _FRESH_PROBES = 64
@@ -150,7 +151,7 @@ def pac_bayes_bound(
     return PacBayes(empirical_loss, alpha, loss_bound, radius, num_train, epsilon)
 
 
-def _examples(risk: EmpiricalRisk) -> Iterator[tuple[Any, Tensor]]:
+def _examples(risk: EmpiricalRisk) -> Iterator[tuple[Any, Tensor | Targets]]:
     """Cut the microbatches into batches of one."""
     for x, y in risk.microbatches():
         for index in range(len(y)):
@@ -165,7 +166,9 @@ def _one(x: Any, index: int) -> Any:
     return [_one(value, index) for value in x] if isinstance(x, Sequence) else x
 
 
-def _samples(risk: EmpiricalRisk, x: Any, y: Tensor, probes: Tensor) -> tuple[float, Array]:
+def _samples(
+    risk: EmpiricalRisk, x: Any, y: Tensor | Targets, probes: Tensor
+) -> tuple[float, Array]:
     """Compute the loss of a batch of one, and vᵀHv and ‖Hv‖² for each probe, ``(2, k)``."""
     with exact_kernels():
         local = Linearisation(risk, x, y)

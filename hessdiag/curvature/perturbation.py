@@ -56,7 +56,7 @@ def _loss(risk: EmpiricalRisk) -> float:
     sums = torch.zeros(2, dtype=torch.float64, device=risk.device)
     with exact_kernels(), torch.no_grad():
         for x, y in risk.microbatches(shared=True):
-            at = risk.loss.at(risk.forward(x), y)
+            at = risk.loss.at(risk.outputs(x), y)
             sums += sums.new_tensor([float(at.total), at.weight])
     processes.add_up(sums)
     return float(sums[0] / sums[1])

@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hessdiag.curvature.batches import BatchReader, repeatable
+from hessdiag.curvature.heads import OutputSpec, completed, is_causal, resolve_for, select
 from hessdiag.curvature.module import Network
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
 from hessdiag.linalg.vectors import Layout
 from hessdiag.losses.any_loss import AnyLoss
-from hessdiag.losses.loss_spec import LossSpec, resolve
+from hessdiag.losses.loss_spec import LossSpec
+from hessdiag.losses.output_loss import Targets
 
 
 class EmpiricalRisk:
@@ -25,10 +28,12 @@ class EmpiricalRisk:
 
     Args:
         model: any module that maps a batch x to one tensor z; it is never changed.
-        batches: any iterable of (x, y) that gives the same examples each time it is iterated; an
-            iterator, which can be read only once, is kept in memory. x is a tensor, or a tuple or
-            mapping of tensors passed on as arguments.
-        loss: see :func:`hessdiag.losses.loss_spec.resolve`.
+        batches: any iterable of batches, or a data set of examples, that gives the same examples
+            each time it is iterated; an iterator, which can be read only once, is kept in memory.
+            Forms of a batch: see :mod:`hessdiag.curvature.batches`.
+        loss: see :func:`hessdiag.losses.loss_spec.resolve`; None for the network's own, see
+            :func:`hessdiag.curvature.heads.resolve_for`.
+        output: which of the network's outputs, where it returns several: name, index or function.
         params: glob or globs over parameter names; None for all. Frozen ones are left out.
         bn: "eval" uses BatchNorm's running statistics, "batch" those of each batch as given.
         dtype: floating type to compute in; None for that of the parameters.
@@ -42,16 +47,19 @@ class EmpiricalRisk:
         self,
         model: nn.Module,
         batches: Iterable[Any],
-        loss: LossSpec = "cross-entropy",
+        loss: LossSpec | None = None,
         *,
+        output: OutputSpec | None = None,
         params: str | Sequence[str] | None = None,
         bn: str = "eval",
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         self.network = Network(model, params=params, bn=bn, dtype=dtype, device=device)
-        self.batches = list(batches) if isinstance(batches, Iterator) else batches
-        self.loss = resolve(loss)
+        self.batches = repeatable(batches)
+        self.output = output
+        self.loss = resolve_for(self.model, loss)
+        self._reader = BatchReader(self.model, one_step_ahead=is_causal(self.model))
         if isinstance(self.loss, AnyLoss):
             one_batch = isinstance(self.batches, Sized) and len(self.batches) == 1
             self.loss.belongs_to(model.parameters(), one_batch=one_batch)
@@ -95,7 +103,7 @@ class EmpiricalRisk:
         moved.network = self.network.in_type(dtype)
         return moved
 
-    def microbatches(self, *, shared: bool = False) -> Iterator[tuple[Any, Tensor]]:
+    def microbatches(self, *, shared: bool = False) -> Iterator[tuple[Any, Tensor | Targets]]:
         """Yield (x, y) on the device, floating inputs in the dtype.
 
         Args:
@@ -103,37 +111,23 @@ class EmpiricalRisk:
         """
         empty = True
         for index, batch in enumerate(self.batches):
-            if not isinstance(batch, Sequence) or len(batch) != 2:
-                raise InputError(
-                    "a batch is not a pair (x, y)",
-                    got=type(batch).__name__,
-                    wanted="(inputs, targets)",
-                )
+            x, y = self._reader.read(batch)
             empty = False
             if shared and index % processes.count() != processes.rank():
                 continue
-            y = batch[1]
-            if not isinstance(y, Tensor):
-                raise InputError("the targets are no tensor", got=type(y).__name__)
-            yield self._moved(batch[0]), y.to(self.device)
+            y = _moved(y, self.device, self.dtype)
+            yield completed(self.model, self._moved(x), y), y
         if empty:
             raise InputError("there is no data", got="no batches", wanted="at least one (x, y)")
 
     def outputs(self, x: Any) -> Tensor:
-        """Compute z(θ, x) with a graph that leads to :attr:`parameters`.
+        """Compute z(θ, x), with a graph that leads to :attr:`parameters` if gradients are enabled.
 
         Raises:
-            InputError: the module cannot take x, or does not return one tensor.
+            InputError: the module cannot take x, or nothing tells which of its outputs is meant.
         """
-        z = self.forward(x)
-        if not isinstance(z, Tensor):
-            raise InputError(
-                "the network's output is not one tensor",
-                got=type(z).__name__,
-                wanted="a tensor (N, ...)",
-                hint="wrap the network in a module that returns its logits",
-            )
-        if not z.requires_grad:
+        z = select(self.model, self.forward(x), self.output)
+        if torch.is_grad_enabled() and not z.requires_grad:
             raise InputError(
                 "the network's output does not depend on the chosen parameters",
                 got=", ".join(self.layout.names[:5]),
@@ -160,3 +154,9 @@ class EmpiricalRisk:
         if isinstance(x, (tuple, list)):
             return [self._moved(value) for value in x]
         return x
+
+
+def _moved(y: Tensor | Targets, device: torch.device, dtype: torch.dtype) -> Tensor | Targets:
+    if isinstance(y, Targets):
+        return Targets(y.values.to(device), y.weights.to(device, dtype))
+    return y.to(device)

@@ -95,7 +95,7 @@ def gate(
         max_seconds: time after which no probes are added to the first 32.
         seed: of the probes.
         on_progress: called after each microbatch.
-        **network: loss, params, bn, dtype and device as for :func:`hessdiag.spectrum`.
+        **network: loss, output, params, bn, dtype and device as for :func:`hessdiag.spectrum`.
 
     Raises:
         InputError: bad limits, settings, data or network; an increase without a baseline.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.memory import peak_bytes
 from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.landscapes.landscape_result import (
@@ -52,7 +53,8 @@ def landscape(
     resolution: int = 25,
     radius: float = 1.0,
     num_probes: int = 0,
-    loss: LossSpec = "cross-entropy",
+    loss: LossSpec | None = None,
+    output: OutputSpec | None = None,
     params: str | Sequence[str] | None = None,
     bn: str = "eval",
     dtype: torch.dtype | None = None,
@@ -79,7 +81,10 @@ def landscape(
         resolution: points a side, at least 2; with an odd number θ is one of them.
         radius: of the plane, in units of u and v.
         num_probes: Rademacher probes of the full norms; 0 for none.
-        loss: "cross-entropy", "mse", a torch loss module, or any mean loss(z, y).
+        loss: a name, a torch loss or any loss(z, y): :func:`hessdiag.losses.loss_spec.resolve`;
+            None for the network's own: cross-entropy, but for heads of Hugging Face that say else.
+        output: which of the network's outputs, where it returns several: a name, an index or a
+            function of what it returns.
         params: glob or globs over parameter names; None for all trainable ones.
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
@@ -108,7 +113,14 @@ def landscape(
     if plane is not None and not isinstance(plane, Plane) and plane not in KINDS:
         raise unknown("plane", str(plane), KINDS, hint="or a hessdiag.Plane")
     decomposition = Decomposition(
-        model, batches, loss, params=params, bn=bn, dtype=dtype, device=device
+        model,
+        batches,
+        loss,
+        output=output,
+        params=params,
+        bn=bn,
+        dtype=dtype,
+        device=device,
     )
     chosen = _choose(decomposition, plane, weights, seed)
     survey = _Survey(decomposition, chosen, num_probes, seed)

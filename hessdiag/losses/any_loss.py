@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hessdiag.errors import InputError
-from hessdiag.losses.output_loss import AtOutput, OutputLoss, by_example
+from hessdiag.losses.output_loss import AtOutput, OutputLoss, Targets, by_example
 
 _REMEDY = "return one value per example, (N,), or a pair (sum, weight)"
 
@@ -37,7 +37,7 @@ class AnyLoss(OutputLoss):
         """Learn what the loss must not depend on, and whether all data are one batch."""
         self._weights, self._one_batch = {id(tensor) for tensor in parameters}, one_batch
 
-    def at(self, z: Tensor, y: Tensor, weights: Tensor | None = None) -> AtOutput:
+    def evaluate(self, z: Tensor, y: Tensor, weights: Tensor | None) -> AtOutput:
         """Evaluate at outputs ``(N, …)`` and whatever targets the function takes.
 
         Raises:
@@ -48,11 +48,12 @@ class AnyLoss(OutputLoss):
             total, weight, _ = self._evaluate(inner, y, weights)
         return _AtAny(inner, total, weight, keep=z.requires_grad)
 
-    def check(self, z: Tensor, y: Tensor) -> None:
+    def check(self, z: Tensor, y: Tensor | Targets) -> None:
         """Refuse a loss that depends on the weights, or as a mean on how examples are batched."""
+        y, weights = (y.values, y.weights) if isinstance(y, Targets) else (y, None)
         z = z.detach().requires_grad_()
         with torch.enable_grad():
-            total, _, is_mean = self._evaluate(z, y, None)
+            total, _, is_mean = self._evaluate(z, y, weights)
         if any(id(leaf) in self._weights for leaf in _leaves(total)):
             raise InputError(
                 f"the loss {self.name} depends on the network's weights beside its outputs",

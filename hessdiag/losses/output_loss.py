@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -96,6 +97,29 @@ class AtOutput(ABC):
         return (c * first).sum(), curved if second is None else curved + (c * second).sum()
 
 
+@dataclass(frozen=True)
+class Targets:
+    """Targets whose examples have weights.
+
+    Attributes:
+        values: y ``(N, …)``.
+        weights: one an example, ``(N,)``.
+    """
+
+    values: Tensor
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, at: slice) -> Targets:
+        return Targets(self.values[at], self.weights[at])
+
+    def clone(self) -> Targets:
+        """Copy both."""
+        return Targets(self.values.clone(), self.weights.clone())
+
+
 class OutputLoss(ABC):
     """A loss ℓ(z, y), averaged over examples or over all values that they hold.
 
@@ -109,13 +133,19 @@ class OutputLoss(ABC):
     torch_loss: ClassVar[type[nn.Module] | None] = None
     torch_function: ClassVar[Callable[..., Tensor] | None] = None
 
-    def __call__(self, z: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, z: Tensor, y: Tensor | Targets) -> Tensor:
         """Compute the mean loss, a float64 scalar."""
         at = self.at(z, y)
         return at.total / at.weight
 
+    def at(self, z: Tensor, y: Tensor | Targets, weights: Tensor | None = None) -> AtOutput:
+        """Evaluate at outputs and targets, which may carry the weights themselves."""
+        if isinstance(y, Targets):
+            y, weights = y.values, y.weights
+        return self.evaluate(z, y, weights)
+
     @abstractmethod
-    def at(self, z: Tensor, y: Tensor, weights: Tensor | None = None) -> AtOutput:
+    def evaluate(self, z: Tensor, y: Tensor, weights: Tensor | None) -> AtOutput:
         """Evaluate at outputs ``z (N, …)`` and targets ``y`` of one microbatch.
 
         Args:
@@ -127,7 +157,7 @@ class OutputLoss(ABC):
             InputError: the targets do not fit the outputs.
         """
 
-    def check(self, z: Tensor, y: Tensor) -> None:
+    def check(self, z: Tensor, y: Tensor | Targets) -> None:
         """Refuse, once for each batch, what is no mean over examples."""
         del z, y
 

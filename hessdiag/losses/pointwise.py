@@ -39,7 +39,7 @@ class Pointwise(OutputLoss):
         del z, y
         return None
 
-    def at(self, z: Tensor, y: Tensor, weights: Tensor | None = None) -> AtOutput:
+    def evaluate(self, z: Tensor, y: Tensor, weights: Tensor | None) -> AtOutput:
         """Evaluate at outputs ``(N, …)`` and targets of that shape, or labels ``(N,)``.
 
         A last dimension of 1 may be there or not. Labels of more than one output stand for their

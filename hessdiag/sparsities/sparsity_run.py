@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
@@ -37,7 +38,8 @@ def sparsity(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    loss: LossSpec = "cross-entropy",
+    loss: LossSpec | None = None,
+    output: OutputSpec | None = None,
     threshold: float = DEFAULT_THRESHOLD,
     with_nme: bool = False,
     num_probes: int = 8,
@@ -57,6 +59,7 @@ def sparsity(
         model: any ``nn.Module`` from a batch to one tensor; nothing of it is changed.
         batches: any iterable of (x, y), the same examples each time.
         loss: as for :func:`hessdiag.spectrum`; matters to ``with_nme`` alone.
+        output: as for :func:`hessdiag.spectrum`; likewise.
         threshold: τ, in [0, 1).
         with_nme: whether to estimate ‖N_ll‖_F of each parameter's block of N.
         num_probes: probes for each block.
@@ -77,7 +80,14 @@ def sparsity(
     if num_probes < 1:
         raise InputError("num_probes is too small", got=num_probes, wanted="at least 1")
     decomposition = Decomposition(
-        model, batches, loss, params=params, bn=bn, dtype=dtype, device=device
+        model,
+        batches,
+        loss,
+        output=output,
+        params=params,
+        bn=bn,
+        dtype=dtype,
+        device=device,
     )
     risk = decomposition.risk
     ranges: dict[str, Range] = {}

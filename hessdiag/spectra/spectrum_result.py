@@ -258,7 +258,7 @@ class Report(Measured, frozen=True, kw_only=True, tag="hessdiag.spectrum/1"):
 
 def qualified(report: Report) -> Report:
     """Add the notes on what qualifies a report: targets missed, eigenvalues not converged."""
-    found: list[str] = []
+    found: list[str] = list(report.notes)
     settings = report.settings
     for name, part in report.parts.items():
         if part.target_reached is False:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.memory import peak_bytes
 from hessdiag.curvature.secants import secant_curvatures, secant_rounding
 from hessdiag.linalg.density import smooth
@@ -53,7 +54,8 @@ def spectrum(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    loss: LossSpec = "cross-entropy",
+    loss: LossSpec | None = None,
+    output: OutputSpec | None = None,
     params: str | Sequence[str] | None = None,
     bn: str = "eval",
     dtype: torch.dtype | None = None,
@@ -71,7 +73,10 @@ def spectrum(
     Args:
         model: any ``nn.Module`` from a batch to one tensor; nothing of it is changed.
         batches: any iterable of (x, y), the same examples each time.
-        loss: "cross-entropy", "mse", a torch loss module, or any mean loss(z, y).
+        loss: a name, a torch loss or any loss(z, y): :func:`hessdiag.losses.loss_spec.resolve`;
+            None for the network's own: cross-entropy, but for heads of Hugging Face that say else.
+        output: which of the network's outputs, where it returns several: a name, an index or a
+            function of what it returns.
         params: glob or globs over parameter names; None for all trainable ones.
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
@@ -93,6 +98,7 @@ def spectrum(
         model,
         batches,
         loss,
+        output=output,
         params=params,
         bn=bn,
         dtype=dtype,
@@ -157,6 +163,7 @@ def spectrum(
             products=products,
             peak_memory_bytes=peak_bytes(decomposition.risk.device),
         ),
+        notes=decomposition.notes,
     )
     return qualified(report)
 

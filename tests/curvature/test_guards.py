@@ -200,7 +200,7 @@ def test_batches_that_are_not_pairs(use: Use, batch: object):
 
 OUTPUTS: dict[str, Callable[[Tensor], object]] = {
     "tuple": lambda x: (x, x),
-    "dict": lambda x: {"logits": x},
+    "dict": lambda x: {"a": x, "b": x},
     "none": lambda _: None,
 }
 

@@ -62,7 +62,7 @@ class CrossEntropy(OutputLoss):
             class_axis=TORCH_AXIS,
         )
 
-    def at(self, z: Tensor, y: Tensor, weights: Tensor | None = None) -> AtLogits:
+    def evaluate(self, z: Tensor, y: Tensor, weights: Tensor | None) -> AtLogits:
         """Evaluate at logits ``(N, C, …)`` or ``(N, …, C)`` and labels ``(N, …)``.
 
         Floating targets of z's shape are probabilities.

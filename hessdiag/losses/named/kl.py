@@ -38,7 +38,7 @@ class KullbackLeibler(CrossEntropy):
         """Read torch's module."""
         return cls(log_target=module.log_target, reduction=module.reduction)
 
-    def at(self, z: Tensor, y: Tensor, weights: Tensor | None = None) -> AtLogits:
+    def evaluate(self, z: Tensor, y: Tensor, weights: Tensor | None) -> AtLogits:
         """Evaluate at logits and probabilities of the same shape."""
         if not y.is_floating_point() or y.shape != z.shape:
             raise InputError(
@@ -53,7 +53,7 @@ class KullbackLeibler(CrossEntropy):
         axis = find_class_axis(z, y, self.class_axis)
         if self.reduction is not None:
             check_normalised(z, axis, "KLDivLoss", "kl")
-        at = super().at(z, y, weights)
+        at = super().evaluate(z, y, weights)
         assert at.targets is not None
         targets, shares = at.targets, at.shares
         if self.reduction == "mean":

@@ -36,10 +36,10 @@ class NegativeLogLikelihood(CrossEntropy):
             class_axis=TORCH_AXIS,
         )
 
-    def at(self, z: Tensor, y: Tensor, weights: Tensor | None = None) -> AtLogits:
+    def evaluate(self, z: Tensor, y: Tensor, weights: Tensor | None) -> AtLogits:
         """Evaluate at log-probabilities."""
         check_normalised(z, find_class_axis(z, y, self.class_axis), "nll", "cross-entropy")
-        return super().at(z, y, weights)
+        return super().evaluate(z, y, weights)
 
 
 def check_normalised(z: Tensor, axis: int, name: str, remedy: str) -> None:
