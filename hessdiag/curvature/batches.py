@@ -141,7 +141,9 @@ def _cut(value: Any, at: slice) -> Any:
 
 
 def _inputs(value: Any) -> Any:
-    """Make tensors of arrays and numbers, within tuples and mappings too."""
+    """Make tensors of arrays and lists of numbers, within tuples and mappings too."""
+    if isinstance(value, (bool, int, float, np.generic)):
+        return value  # an option of the call
     if isinstance(value, Mapping):
         return {str(key): _inputs(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)) and not _all_numbers(value):
@@ -199,7 +201,7 @@ class _Rows:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         for row in self.data:
-            tensors = {key: _inputs(value) for key, value in row.items()}
+            tensors = {key: _tensor(value) for key, value in row.items()}
             tensors = {key: t for key, t in tensors.items() if isinstance(t, Tensor)}
             if rows and (len(rows) == _ROWS or _shapes(tensors) != _shapes(rows[0])):
                 yield _stacked(rows)
