@@ -156,7 +156,7 @@ def load(
     spec, network, notes = assemble(
         checkpoint, options, num_classes=sample.num_classes, input_shape=sample.input_shape
     )
-    loss = options.loss or (meta.loss if meta else None)
+    loss = options.loss if options.loss is not None else meta.loss if meta else None
     factories.refuse_unasked(loss or "", options.loss, "--loss")
     subject = Subject(
         checkpoint=checkpoint,
