@@ -99,7 +99,7 @@ def test_without_metadata_the_tensors_tell(bare: str):
     assert found.spec.activation == "silu"
     assert found.spec.name == "mlp-8"
     assert found.spec.num_classes == 10
-    assert found.loss == "cross-entropy"
+    assert found.loss is None
     assert "no data are known" in refusal(bare)
 
 
@@ -195,7 +195,7 @@ def test_without_a_path_the_network_is_a_fresh_one_on_the_digits():
     found = subject.load(None, num_samples=40)
     assert found.checkpoint is None
     assert found.spec == ModelSpec(subject.FRESH_MODEL, "gelu", None, 10, (1, 8, 8))
-    assert (found.data.spec, found.loss, found.dtype) == ("digits", "cross-entropy", torch.float32)
+    assert (found.data.spec, found.loss, found.dtype) == ("digits", None, torch.float32)
     assert not found.model.training
     said = found.provenance()
     assert (said.checkpoint, said.checkpoint_sha256, said.model) == (None, None, found.spec)

@@ -127,19 +127,6 @@ class BatchReader:
         return tensors, y
 
 
-def examples(x: Any, y: Any, at: slice) -> tuple[Any, Any]:
-    """Cut examples out of a batch, copied."""
-    return _cut(x, at), _cut(y, at)
-
-
-def _cut(value: Any, at: slice) -> Any:
-    if isinstance(value, (Tensor, Targets)):
-        return value[at].clone() if not isinstance(value, Tensor) or value.ndim else value
-    if isinstance(value, Mapping):
-        return {key: _cut(item, at) for key, item in value.items()}
-    return [_cut(item, at) for item in value] if isinstance(value, (list, tuple)) else value
-
-
 def _inputs(value: Any) -> Any:
     """Make tensors of arrays and lists of numbers, within tuples and mappings too."""
     if isinstance(value, (bool, int, float, np.generic)):
