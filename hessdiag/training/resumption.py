@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hessdiag import files
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
 from hessdiag.nets import checkpoints
@@ -114,12 +118,12 @@ def _mend(run: Run) -> list[str]:
     if run.step == run.num_steps:
         names = [folder.LAST, folder.METRICS]
         names += [folder.BEST] * is_last + [folder.STEPS] * bool(run.config.log_every)
-        before = [folder.digest(run.out / name) for name in names]
+        before = [_content(run.out / name) for name in names]
         run.write(run.epochs[-1], is_best=is_last)
         remarks = [
             f"{name} was damaged or missing, and is written anew from the state"
-            for name, sha in zip(names, before, strict=True)
-            if sha != folder.digest(run.out / name)
+            for name, content in zip(names, before, strict=True)
+            if content != _content(run.out / name)
         ]
     try:
         metadata = checkpoints.read(run.out / folder.BEST).metadata
@@ -129,3 +133,19 @@ def _mend(run: Run) -> list[str]:
     if not reached:
         remarks.append(f"{folder.BEST} is lost: no state holds the weights of epoch {best.number}")
     return remarks
+
+
+def _content(path: Path) -> object:
+    """Read what a file says, in whatever version's words; None if it is damaged or missing."""
+    try:
+        if path.suffix == ".safetensors":
+            tensors = checkpoints.read(path).tensors
+            return {name: _digest(tensor) for name, tensor in tensors.items()}
+        return len([json.loads(line) for line in files.read_text(path).splitlines()])
+    except (InputError, OSError, ValueError, RecursionError):
+        return None
+
+
+def _digest(tensor: Tensor) -> str:
+    content = tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(content).hexdigest()
