@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from hessdiag.comparisons.comparison_run import compare
     from hessdiag.curvature.decomposition import Decomposition, Products
     from hessdiag.errors import InputError
-    from hessdiag.gates.gate_run import GateReport, gate
+    from hessdiag.gates.gate_result import GateReport
+    from hessdiag.gates.gate_run import gate
     from hessdiag.landscapes.landscape_result import Landscape
     from hessdiag.landscapes.landscape_run import landscape
     from hessdiag.landscapes.planes import Plane
@@ -40,7 +41,7 @@ _HOMES = {
     "Sparsity": "hessdiag.sparsities.sparsity_result",
     "sparsity": "hessdiag.sparsities.sparsity_run",
     "InputError": "hessdiag.errors",
-    "GateReport": "hessdiag.gates.gate_run",
+    "GateReport": "hessdiag.gates.gate_result",
     "gate": "hessdiag.gates.gate_run",
     "Estimate": "hessdiag.linalg.trace",
     "Profile": "hessdiag.nets.profiles",

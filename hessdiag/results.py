@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "hessdiag.train/1": ("hessdiag.training.train", "TrainReport"),
     "hessdiag.sweep/1": ("hessdiag.training.sweep", "SweepReport"),
     "hessdiag.sensing/1": ("hessdiag.training.sensing", "Sensing"),
+    "hessdiag.gate/1": ("hessdiag.gates.gate", "GateReport"),
     "hessdiag.compare/1": ("hessdiag.comparisons.comparison", "Comparison"),
 }
 """By schema: where ``<kind>_result`` and ``<kind>_document`` lie, and the name of the type.

@@ -21,6 +21,7 @@ from hessdiag.training.sensing import sensing
 from hessdiag.training.sensing_result import Sensing, Settings
 from tests import runs, sweeps
 from tests.cases import BY_NAME, labels, mlp, normal, seeded
+from tests.gates import verdict_cases
 
 PROVENANCE = Provenance(
     "run/model.safetensors",
@@ -167,6 +168,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "sweep, of one choice": lambda: sweep_result.report(sweeps.constant()),
     "sensing": lambda: descents(0.01),
     "sensing, diverged": lambda: descents(1.0),
+    "gate": lambda: verdict_cases.gate().of(PROVENANCE).on("run/model.safetensors"),
+    "gate, of a report": lambda: verdict_cases.gate().on("r.json"),
+    "gate, without limits": verdict_cases.gate_of,
     "compare": lambda: comparison().located(PROVENANCE, OTHER),
     "compare, of networks in memory": comparison,
     "compare, of reports": lambda: compare_reports(comparison().a, comparison().b),

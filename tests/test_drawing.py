@@ -9,10 +9,10 @@ import pytest
 
 DRAW = """
 from pathlib import Path
-from hessdiag.reports import figures
-figure = figures.blank(2, 1)
-figure.subplots().set_title("a_b")
-figures.save(figure, "p.svg")
+from hessdiag.show import figure
+from hessdiag.show.document import Axis, Block, Chart, Curve, Document
+chart = Chart("a_b", Axis("x"), Axis("y"), [Curve("c", [0, 1], [0, 1])])
+figure.save(Document("k", "a_b", [], [Block("b", [chart])]), "p.svg")
 assert Path("p.svg").read_text().count("<")
 """
 

@@ -11,7 +11,7 @@ from hessdiag.errors import InputError, Verdict
 from hessdiag.subject_options import SubjectOptions
 
 if TYPE_CHECKING:
-    from hessdiag.gates.gate_run import GateReport
+    from hessdiag.gates.gate_result import GateReport
 
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
 EXAMPLE = "hessdiag gate model.safetensors --max hessian.trace=120 --min accuracy=0.95"
@@ -83,8 +83,6 @@ def gate(
     """
     from hessdiag.cli import console
     from hessdiag.gates import gate_run, limits, readings
-    from hessdiag.reports.gate.schema import gate_json
-    from hessdiag.reports.gate.text import gate_text
     from hessdiag.subject import load
 
     results.check_targets(output, write_baseline, junit, gitlab)
@@ -108,7 +106,6 @@ def gate(
     )
     budget = {"max_probes": max_probes, "max_seconds": max_seconds}
     settings |= {name: value for name, value in budget.items() if value is not None}
-    provenance = None
     if subject.lower().endswith(".json"):
         if write_baseline is not None:
             raise InputError(
@@ -125,7 +122,6 @@ def gate(
     else:
         with console.progress("gate", quiet=output.quiet) as bar:
             loaded = load(subject, network)
-            provenance = loaded.provenance()
             report = gate_run.gate(
                 loaded.model,
                 loaded.batches(),
@@ -138,17 +134,14 @@ def gate(
                 on_progress=bar.passes,
                 **settings,
             )
-    results.deliver(
-        output,
-        payload=lambda: gate_json(report, subject, provenance),
-        text=lambda: gate_text(report, subject),
-    )
+            report = report.of(loaded.provenance())
+    report = report.on(subject)
+    results.show(report, output)
     _serve(report, subject, junit=junit, gitlab=gitlab, to_stderr=output.json == "-")
     if write_baseline is not None and report.verdict == "pass":
         from hessdiag import files
-        from hessdiag.reports.payload import dumps
 
-        files.write_text(write_baseline, dumps(gate_json(report, subject, provenance)))
+        files.write_text(write_baseline, report.to_json())
     raise Verdict(EXIT_CODES[report.verdict])
 
 
@@ -160,7 +153,7 @@ def _serve(
     import sys
 
     from hessdiag import files
-    from hessdiag.reports.gate import services
+    from hessdiag.gates import gate_services as services
 
     if junit is not None:
         files.write_text(junit, services.junit(report, subject))

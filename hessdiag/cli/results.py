@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hessdiag.errors import InputError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from rich.console import RenderableType
-
     from hessdiag.cli.options import OutputOptions
     from hessdiag.results import Result
     from hessdiag.spectra.spectrum_settings import EstimatorSettings
@@ -69,33 +65,3 @@ def show(result: Result, output: OutputOptions) -> None:
         files.write_text(output.json, result.to_json())
     if not output.quiet:
         console.out().print(terminal.render(result.document()))
-
-
-def deliver(
-    output: OutputOptions,
-    *,
-    payload: Callable[[], dict[str, Any]],
-    figure: Callable[[], Figure] | None = None,
-    text: Callable[[], RenderableType],
-) -> None:
-    """Write the plot and the JSON that are asked for; print the text unless JSON has stdout.
-
-    Of several processes only the first one does.
-    """
-    from hessdiag import files
-    from hessdiag.cli import console
-    from hessdiag.linalg import processes
-    from hessdiag.reports import figures
-    from hessdiag.reports.payload import dumps
-
-    if not processes.is_first():
-        return
-    if output.plot is not None and figure is not None:
-        figures.save(figure(), output.plot)
-    if output.json == "-":
-        sys.stdout.write(dumps(payload()))
-        return
-    if output.json is not None:
-        files.write_text(output.json, dumps(payload()))
-    if not output.quiet:
-        console.out().print(text())

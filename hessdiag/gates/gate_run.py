@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -12,9 +11,10 @@ from torch import nn
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.errors import InputError
 from hessdiag.gates import readings as stored
+from hessdiag.gates.gate_result import GateCost, GateReport, GateSettings
 from hessdiag.gates.limits import Limit, from_table
 from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest
-from hessdiag.gates.verdicts import FAIL, Finding, judge, overall
+from hessdiag.gates.verdicts import FAIL, Finding, judge
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Metric, Missing
 from hessdiag.metrics.metric_reading import Reading
@@ -25,40 +25,6 @@ BASELINE_PROBES = 256
 """Probes where no limits are set: a baseline has to be worth comparing with."""
 
 Limits = Sequence[Limit] | Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class GateReport:
-    """What became of all limits.
-
-    Attributes:
-        findings: one a limit, in their order.
-        readings: metrics that were measured, by name; empty for a gate on a stored report.
-        confidence: 1 − α, of all sampled verdicts together.
-        max_probes: budget; None where nothing was measured.
-        max_seconds: budget, or None.
-        seed: of the probes; None where nothing was measured.
-        num_probes: probes that were taken.
-        num_parameters: dimension n; None where nothing was measured.
-        num_samples: examples in the data; likewise.
-        seconds: wall-clock time.
-    """
-
-    findings: tuple[Finding, ...]
-    readings: dict[str, Reading]
-    confidence: float
-    max_probes: int | None = None
-    max_seconds: float | None = None
-    seed: int | None = None
-    num_probes: int = 0
-    num_parameters: int | None = None
-    num_samples: int | None = None
-    seconds: float = 0.0
-
-    @property
-    def verdict(self) -> str:
-        """The worst verdict: "fail" before "inconclusive" before "pass"."""
-        return overall(self.findings)
 
 
 def gate(
@@ -155,21 +121,17 @@ def gate(
             known |= {name: metric.read(report) for name, metric in group.items()}
             num_probes = max(part.trace.num_probes for part in report.parts.values())
             num_samples = report.num_samples
-    return GateReport(
-        findings=tuple(
+    return GateReport.judged(
+        (
             test.findings.get(limit)
             or _finding(limit, known[limit.metric], bases.get(limit), 1 - confidence)
             for limit in chosen
         ),
-        readings={name: found for name, found in known.items() if isinstance(found, Reading)},
-        confidence=confidence,
-        max_probes=max_probes,
-        max_seconds=max_seconds,
-        seed=seed,
-        num_probes=num_probes if sampled else 0,
+        GateSettings(confidence, max_probes, max_seconds, seed),
+        {name: found for name, found in known.items() if isinstance(found, Reading)},
+        GateCost(time.perf_counter() - began, num_probes if sampled else 0),
         num_parameters=decomposition.num_parameters,
         num_samples=num_samples,
-        seconds=time.perf_counter() - began,
     )
 
 
@@ -201,11 +163,10 @@ def review(
     known = {limit: stored.read(report, limit.metric) for limit in chosen}
     num_sampled = sum(isinstance(found, Reading) and found.is_sampled for found in known.values())
     alpha = (1 - confidence) / max(num_sampled, 1)
-    return GateReport(
-        findings=tuple(_finding(limit, known[limit], bases.get(limit), alpha) for limit in chosen),
-        readings={},
-        confidence=confidence,
-        seconds=time.perf_counter() - began,
+    return GateReport.judged(
+        (_finding(limit, known[limit], bases.get(limit), alpha) for limit in chosen),
+        GateSettings(confidence),
+        cost=GateCost(time.perf_counter() - began),
     )
 
 

@@ -28,7 +28,7 @@ class Reading:
 
     value: Number
     error: float | None = 0.0
-    ci95: tuple[float, float] | None = None
+    ci95: tuple[Number, Number] | None = None
     num_probes: int | None = None
     samples: dict[str, Samples] | None = None
     interval: tuple[float, float] | None = None
@@ -36,6 +36,10 @@ class Reading:
     def __post_init__(self) -> None:
         if self.value is None:  # pyright: ignore[reportUnnecessaryComparison]
             object.__setattr__(self, "value", math.nan)
+        if self.ci95 is not None:  # an end that is infinite is null in a file
+            low, high = (end if isinstance(end, (int, float)) else None for end in self.ci95)
+            ends = -math.inf if low is None else low, math.inf if high is None else high
+            object.__setattr__(self, "ci95", ends)
 
     @classmethod
     def of(

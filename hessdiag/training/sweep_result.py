@@ -67,7 +67,7 @@ class SweepCell(Struct, frozen=True):
     method: str
     activation: str | None
     beta: float | None
-    strengths: dict[str, bool | float | str | None]
+    strengths: dict[str, bool | int | float | str | None]
     best: bool
     accuracy: Spread | None
     best_accuracy: Spread | None

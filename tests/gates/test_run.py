@@ -16,7 +16,6 @@ from hessdiag.gates.gate_run import review
 from hessdiag.gates.limits import Limit
 from hessdiag.linalg.trace import Samples
 from hessdiag.metrics import metric_table
-from hessdiag.reports.gate.schema import gate_json
 from tests.cases import BY_NAME
 from tests.oracles import truth_of
 
@@ -143,7 +142,7 @@ def test_the_ratio_over_a_part_that_is_zero_fails():
 
 @pytest.fixture(scope="module")
 def baseline() -> dict[str, Any]:
-    return gate_json(gated())
+    return json.loads(gated().to_json())
 
 
 def test_a_network_has_not_increased_over_itself(baseline: dict[str, Any]):

@@ -21,18 +21,14 @@ from hessdiag.comparisons.comparison_run import compare_reports
 from hessdiag.data import datasets
 from hessdiag.errors import InputError
 from hessdiag.gates import gate_run as run
+from hessdiag.gates import gate_services as services
 from hessdiag.gates import limits, readings
 from hessdiag.nets import checkpoints, models
 from hessdiag.nets.checkpoints import Choice
-from hessdiag.reports.gate import services
-from hessdiag.reports.gate.schema import gate_json
-from hessdiag.reports.gate.text import gate_text
-from hessdiag.reports.html import sources
-from hessdiag.reports.html.page import page
-from hessdiag.reports.payload import dumps
 from hessdiag.show import terminal
+from hessdiag.show.page import page
 from hessdiag.spectra.spectrum_result import Report
-from hessdiag.training import configure, folder, loop, state
+from hessdiag.training import configure, folder, loop, report_source, state
 from hessdiag.training import run as training
 from hessdiag.training.history import Epoch
 from tests.hardening import mutations, samples
@@ -125,8 +121,8 @@ def _gated(path: Path) -> None:
     chosen = [limits.Limit("max", name, 1.0) for name in METRICS]
     chosen += [limits.Limit("max-increase", name, 0.1, relative=True) for name in METRICS]
     report = run.review(report, chosen, baseline=str(path), confidence=0.9)
-    dumps(gate_json(report, "x.json"))
-    _shown(gate_text(report, "x.json"))
+    report.on("x.json").to_json()
+    _shown(terminal.render(report.on("x.json").document()))
     for form in (services.junit, services.summary, services.gitlab, services.workflow_commands):
         form(report, "x.json")
 
@@ -141,7 +137,7 @@ def _compared(path: Path) -> None:
 
 def _paged(path: Path) -> None:
     """Lay a report or a run's folder out as a page."""
-    text = page([sources.read(str(path))])
+    text = page([report_source.read(str(path)).document()])
     assert "<script" not in text
     assert "\x1b" not in text
 

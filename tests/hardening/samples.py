@@ -15,8 +15,6 @@ from hessdiag.comparisons.comparison_run import compare_reports
 from hessdiag.gates.gate_run import review
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec, Provenance
 from hessdiag.nets import checkpoints, models
-from hessdiag.reports.gate.schema import gate_json
-from hessdiag.reports.payload import dumps
 from hessdiag.training import folder, loop, methods
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import find
@@ -70,7 +68,7 @@ def write(place: Path) -> None:
     tensors = {"inputs": torch.ones(6, 3), "labels": torch.arange(6)}
     safetensors.torch.save_file(tensors, place / "data.safetensors")
     for kind, payload in _reports().items():
-        (place / f"{kind}.json").write_text(dumps(payload))
+        (place / f"{kind}.json").write_text(json.dumps(payload))
     (place / "recipe.toml").write_text(RECIPE)
     (place / "hessdiag.toml").write_text(LIMITS)
     _write_run(place / "run", _reports()["train"]["epochs"])
@@ -103,7 +101,7 @@ def _reports() -> dict[str, dict[str, Any]]:
         "spectrum": spectrum,
         "sparsity": sparsity,
         "train": json.loads(RESULTS["train"]().to_json()),
-        "gate": gate_json(verdict, "spectrum.json", origin),
+        "gate": json.loads(verdict.of(origin).on("spectrum.json").to_json()),
         "compare": json.loads(compare_reports(report, report).to_json()),
     }
 

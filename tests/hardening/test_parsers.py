@@ -15,8 +15,8 @@ from hessdiag.metadata import DataSpec, Metadata, ModelSpec
 from hessdiag.metrics import metric_table
 from hessdiag.nets import activations
 from hessdiag.parts import PARTS
-from hessdiag.reports.wording import plus_minus
 from hessdiag.show.markup import text as escaped
+from hessdiag.show.wording import plus_minus
 from hessdiag.training import methods
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import find

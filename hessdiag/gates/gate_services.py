@@ -6,14 +6,15 @@ import hashlib
 import json
 from xml.etree import ElementTree as ET
 
-from hessdiag.gates.gate_run import GateReport
-from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS, Finding
-from hessdiag.reports.gate.text import one_line, value
+from hessdiag.gates.gate_document import value
+from hessdiag.gates.gate_result import GateReport, Judgement
+from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS
+from hessdiag.show.markdown import escape as _cell
+from hessdiag.show.terminal import one_line
 
 _ELEMENTS = {FAIL: "failure", INCONCLUSIVE: "error"}
 _COMMANDS = {FAIL: "error", INCONCLUSIVE: "warning"}
 _SEVERITIES = {FAIL: "major", INCONCLUSIVE: "minor"}
-_MARKDOWN = frozenset("\\`*_{}[]<>()#+!|&~@:$\"'")
 
 
 def junit(report: GateReport, subject: str) -> str:
@@ -85,7 +86,7 @@ def gitlab(report: GateReport, subject: str) -> str:
     return json.dumps(issues, indent=2) + "\n"
 
 
-def _message(finding: Finding) -> str:
+def _message(finding: Judgement) -> str:
     limit = finding.limit
     return f"{limit.metric} {limit.text}: {value(finding)}; {finding.reason}"
 
@@ -96,8 +97,3 @@ def _data(text: str) -> str:
 
 def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _cell(text: str) -> str:
-    """Take away the meaning that a text has as Markdown or HTML."""
-    return "".join(f"&#{ord(c)};" if c in _MARKDOWN else c for c in one_line(text))

@@ -2,9 +2,7 @@
 
 import math
 
-import pytest
-
-from hessdiag.gates.gate_run import GateReport
+from hessdiag.gates.gate_result import GateCost, GateReport, GateSettings
 from hessdiag.gates.limits import Limit
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS, Finding
 from hessdiag.metrics.metric_reading import Reading
@@ -16,22 +14,18 @@ HOSTILE = (
 
 
 def gate_of(*findings: Finding) -> GateReport:
-    return GateReport(
-        findings=findings,
-        readings={f.limit.metric: f.reading for f in findings if f.reading},
-        confidence=0.95,
-        max_probes=1024,
-        max_seconds=None,
-        seed=0,
-        num_probes=64,
+    return GateReport.judged(
+        findings,
+        GateSettings(0.95, 1024, None, 0),
+        {f.limit.metric: f.reading for f in findings if f.reading},
+        GateCost(1.25, 64),
         num_parameters=10,
         num_samples=20,
-        seconds=1.25,
     )
 
 
-@pytest.fixture
 def gate() -> GateReport:
+    """Every verdict."""
     trace = Reading(10.0, 1.0, (8.0, 12.0), 64)
     increase = Limit("max-increase", "nme.trace", 0.1, relative=True)
     return gate_of(
@@ -42,7 +36,7 @@ def gate() -> GateReport:
     )
 
 
-@pytest.fixture
 def hostile() -> GateReport:
+    """A parameter's name that would like to be more."""
     metric = f"hessian.layers.{HOSTILE}.trace"
     return gate_of(Finding(Limit("max", metric, 5.0), FAIL, "it is missing: null"))

@@ -8,9 +8,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from hessdiag.gates.gate_run import GateReport
-from hessdiag.reports.gate.services import gitlab, junit, summary, workflow_commands
-from tests.reports.gate.conftest import HOSTILE, gate_of
+from hessdiag.gates.gate_result import GateReport
+from hessdiag.gates.gate_services import gitlab, junit, summary, workflow_commands
+from tests.gates.verdict_cases import HOSTILE, gate_of
 
 PATH = "run/model.safetensors"
 # the rules of junit-10.xsd: attributes an element may have, those it must, and its children

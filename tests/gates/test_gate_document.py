@@ -1,27 +1,27 @@
-"""A gate as JSON and as text."""
+"""A gate as JSON, and as people read it."""
 
 import json
 from io import StringIO
 
-from rich.console import Console, RenderableType
+from msgspec import structs
+from rich.console import Console
 
+from hessdiag import GateReport, codec
 from hessdiag.gates import readings
-from hessdiag.gates.gate_run import GateReport, review
-from hessdiag.metadata import Provenance
-from hessdiag.reports.gate.schema import gate_json, notes
-from hessdiag.reports.gate.text import gate_text
-from hessdiag.reports.payload import dumps
-from tests.reports.gate.conftest import gate_of
+from hessdiag.gates.gate_run import review
+from hessdiag.show import terminal
+from tests.gates.verdict_cases import gate_of
+from tests.results import PROVENANCE
 
 
-def shown(text: RenderableType, width: int = 120) -> str:
+def shown(report: GateReport, width: int = 120) -> str:
     out = StringIO()
-    Console(file=out, width=width).print(text)
+    Console(file=out, width=width).print(terminal.render(report.document()))
     return out.getvalue()
 
 
-def test_the_json_holds_everything_and_no_infinity(gate: GateReport, provenance: Provenance):
-    payload = json.loads(dumps(gate_json(gate, "run/model.safetensors", provenance)))
+def test_the_json_holds_everything_and_no_infinity(gate: GateReport):
+    payload = json.loads(gate.of(PROVENANCE).on("run/model.safetensors").to_json())
     assert payload["schema"] == "hessdiag.gate/1"
     assert payload["verdict"] == "fail"
     assert payload["subject"] == "run/model.safetensors"
@@ -39,21 +39,30 @@ def test_the_json_holds_everything_and_no_infinity(gate: GateReport, provenance:
     assert payload["cost"] == {"seconds": 1.25, "num_probes": 64}
 
 
+def test_an_end_that_is_infinite_comes_back(gate: GateReport):
+    reading = gate.findings[1].reading
+    assert reading is not None
+    payload = json.loads(gate.to_json())
+    payload["readings"]["hessian.trace"]["ci95"] = [8.0, None]
+    found = codec.decode(GateReport, json.dumps(payload)).readings["hessian.trace"]
+    assert found.ci95 == (8.0, float("inf"))
+
+
 def test_a_gate_is_a_baseline(gate: GateReport):
-    payload = json.loads(dumps(gate_json(gate)))
+    payload = json.loads(gate.to_json())
     assert readings.read(payload, "hessian.trace") == gate.findings[1].reading
 
 
 def test_notes_say_what_qualifies_the_verdicts(gate: GateReport):
-    assert "null" in notes(gate)[0]
-    assert "no limits" in notes(gate_of())[0]
+    assert "null" in gate.notes[0]
+    assert "no limits" in gate_of().notes[0]
     stored = review({"schema": "hessdiag.gate/1"}, {"max": {"loss": 1}})
-    assert "nothing was measured" in notes(stored)[0]
+    assert "nothing was measured" in stored.notes[0]
 
 
 def test_the_table_has_a_line_for_each_limit(gate: GateReport):
-    text = shown(gate_text(gate, "model.safetensors"))
-    first, header, *rows = text.splitlines()
+    text = shown(gate.on("model.safetensors"))
+    _, first, header, *rows = text.splitlines()
     assert first.rstrip() == "the gate fails on model.safetensors"
     assert header.split() == ["verdict", "metric", "value", "limit", "why"]
     assert [row.split()[0] for row in rows[:4]] == ["pass", "fail", "inconclusive", "fail"]
@@ -64,15 +73,16 @@ def test_the_table_has_a_line_for_each_limit(gate: GateReport):
 
 
 def test_without_limits_the_readings_are_shown(gate: GateReport):
-    measured = gate_of()
-    measured.readings.update(gate.readings)
-    text = shown(gate_text(measured))
+    text = shown(structs.replace(gate_of(), readings=gate.readings))
     assert "the gate passes" in text
-    assert "hessian.trace  10.0 ± 1.0" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("hessian.trace")]
+    assert "10.0 ± 1.0" in line
 
 
-def test_a_hostile_name_steers_neither_terminal_nor_service(hostile: GateReport):
+def test_a_hostile_name_steers_no_terminal(hostile: GateReport):
+    subject = "run/\x1b[2J\n::error::pwn ##[error]x.safetensors" * 4
     for width in (40, 120, 1000):
-        text = shown(gate_text(hostile, "run/\x1b[2J\n::error::pwn.safetensors" * 4), width)
+        text = shown(hostile.on(subject), width)
         assert not {"\x1b", "\x00", "\x07", "\r"} & set(text)
         assert not [line for line in text.splitlines() if line.lstrip().startswith("::")]
+        assert "##[" not in text

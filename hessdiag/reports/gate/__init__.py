@@ -1,1 +1,0 @@
-"""Reports of gates: for people, for other programs, and for the services that run them."""
