@@ -30,7 +30,6 @@ def document(report: GateReport) -> Document:
     if report.readings:
         media = ("page",) if report.findings else ("terminal", "page", "markdown")
         blocks.append(Block("Readings", [_readings(report)], media))
-    named = report.subject is None or report.model.name is not None
     counts = Counter(finding.verdict for finding in report.findings)
     of = f" on {report.subject}" if report.subject else ""
     footer = (
@@ -43,8 +42,8 @@ def document(report: GateReport) -> Document:
     )
     return Document(
         kind="Gate",
-        title=subject(report) if named else str(report.subject),
-        headline=[f"the gate {_SUMMARIES[report.verdict]}{of}"],
+        title=f"the gate {_SUMMARIES[report.verdict]}{of}",
+        headline=[subject(report)] if report.model.name is not None else [],
         facts=[(verdict, str(times)) for verdict, times in counts.items()],
         blocks=blocks,
         footer=footer,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.cli.conftest import Run
 from tests.cli.test_bad_input import refused
-from tests.reports.html.test_page import Document
+from tests.show.elements import Elements
 
 TINY = ("--num-samples", 20, "--quiet", "--json")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -38,7 +38,7 @@ def test_reports_of_all_commands_make_a_page(run: Run, here: Path, reports: list
     outcome = run("report", *reports, "--title", "Mine & yours", "-o", "page.html")
     assert (outcome.code, outcome.out, outcome.err) == (0, "page.html\n", "")
     text = (here / "page.html").read_text("utf-8")
-    kinds = [word for word in Document(text).words if word in ("Spectrum", "Sparsity", "Training")]
+    kinds = [word for word in Elements(text).words if word in ("Spectrum", "Sparsity", "Training")]
     assert kinds == ["Spectrum", "Sparsity", "Training"] * 2
     assert "<h1>Mine &amp; yours</h1>" in text
     assert run("report", *reports, "--title", "Mine & yours", "-o", "again.html").code == 0
@@ -62,7 +62,7 @@ def test_a_report_is_not_overwritten_by_the_page(run: Run, here: Path):
 def test_a_source_that_is_not_there_leaves_no_page(run: Run, here: Path, checkpoint: Path):
     refused(
         run("report", checkpoint.parent, "missing.json"),
-        "cannot be read.*missing.json: No such file",
+        "missing.json cannot be read.*No such file",
     )
     assert not list(here.iterdir())
 
