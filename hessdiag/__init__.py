@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hessdiag.comparisons.comparison_result import Comparison
-    from hessdiag.comparisons.comparison_run import compare
+    from hessdiag.comparisons.comparison_run import compare, compare_reports
     from hessdiag.curvature.decomposition import Decomposition, Products
     from hessdiag.errors import InputError
     from hessdiag.gates.gate_result import GateReport
@@ -32,6 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Comparison": "hessdiag.comparisons.comparison_result",
     "compare": "hessdiag.comparisons.comparison_run",
+    "compare_reports": "hessdiag.comparisons.comparison_run",
     "CrossEntropy": "hessdiag.losses.named.cross_entropy",
     "Decomposition": "hessdiag.curvature.decomposition",
     "Products": "hessdiag.curvature.decomposition",
@@ -65,6 +66,7 @@ __all__ = [
     "Sparsity",
     "__version__",
     "compare",
+    "compare_reports",
     "gate",
     "landscape",
     "methods",

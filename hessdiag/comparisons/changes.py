@@ -15,6 +15,14 @@ from hessdiag.metrics.norm_ratio import linearised_norm
 from hessdiag.spectra.spectrum_result import Part
 
 Array = NDArray[np.float64]
+_NEAR = 1e-3  # of an eigenvalue: what is nearer to the next one turns its space at a touch
+
+
+def common(a: Samples, b: Samples) -> tuple[Samples, Samples]:
+    """Keep the probes that both have met, where one met more of the same sequence."""
+    count = min(len(a), len(b))
+    first, second = (Samples(of.quadratic_forms[:count], of.squared_norms[:count]) for of in (a, b))
+    return first, second
 
 
 def paired_trace(a: Samples, b: Samples) -> Change[Estimate]:
@@ -52,6 +60,19 @@ def independent(a: Estimate, b: Estimate) -> Change[Estimate]:
     return Change.of(a, b, Difference(value, error, (value - below, value + above)))
 
 
+def dependent(a: Estimate, b: Estimate) -> Change[Estimate]:
+    """Compare estimates from the same probes of which no samples are kept.
+
+    Nothing is known of how they depend on each other, so that errors and arms of intervals are
+    added up, as is right where they are opposite in sign.
+    """
+    value = b.value - a.value
+    if a.stderr is None or b.stderr is None or a.ci95 is None or b.ci95 is None:
+        return Change.of(a, b, Difference(value, None, None))
+    interval = b.ci95[0] - a.ci95[1], b.ci95[1] - a.ci95[0]
+    return Change.of(a, b, Difference(value, a.stderr + b.stderr, interval))
+
+
 def bounded(a: RitzValue, b: RitzValue) -> Change[RitzValue]:
     """Compare eigenvalues by the intervals that hold them, in old reports by their residuals."""
     value, error = b.value - a.value, a.residual + b.residual
@@ -64,26 +85,36 @@ def bounded(a: RitzValue, b: RitzValue) -> Change[RitzValue]:
     return Change.of(a, b, Difference(value, error, interval))
 
 
-def overlap(a: Part, b: Part) -> Overlap | None:
-    """Compare the eigenspaces of the largest eigenvalues, whatever vectors span them.
+def undefined(part: Part, k: int) -> str | None:
+    """Tell why the eigenspace of the k largest eigenvalues is arbitrary; None if it is not.
 
-    Returns:
-        None without eigenvectors, and where an eigenvalue cannot be told from zero: where A has
-        fewer than k that can, the rest of its space is arbitrary.
+    Args:
+        part: that knows the eigenvalue after them as well, unless there is none.
+        k: at least 1.
     """
-    if a.eigenvectors is None or b.eigenvectors is None or not a.top:
-        return None
-    rounding = 10 * torch.finfo(a.eigenvectors.dtype).eps
-    for part in (a, b):
-        scale = max(abs(ritz.value) for ritz in (*part.top, *part.bottom))
-        if any(abs(ritz.value) <= max(ritz.residual, rounding * scale) for ritz in part.top):
-            return None
-    inner = a.eigenvectors @ b.eigenvectors.to(a.eigenvectors).T
+    assert part.eigenvectors is not None
+    rounding = 10 * torch.finfo(part.eigenvectors.dtype).eps
+    scale = max(abs(ritz.value) for ritz in (*part.top, *part.bottom))
+    if any(abs(ritz.value) <= max(ritz.residual, rounding * scale) for ritz in part.top[:k]):
+        return f"fewer than {k} eigenvalues can be told from zero"
+    if len(part.top) > k:
+        last, after = part.top[k - 1 : k + 1]
+        least = max(_NEAR * abs(last.value), last.residual + after.residual)
+        if last.value - after.value <= least:
+            return f"eigenvalues {k} and {k + 1} are as good as equal"
+    return None
+
+
+def overlap(a: Part, b: Part, k: int) -> Overlap:
+    """Compare the eigenspaces of the k largest eigenvalues, whatever vectors span them."""
+    assert a.eigenvectors is not None
+    assert b.eigenvectors is not None
+    inner = a.eigenvectors[:k] @ b.eigenvectors[:k].to(a.eigenvectors).T
     cosines = torch.linalg.svdvals(inner.double()).clamp(max=1.0)
     return Overlap(
         value=float(cosines.square().mean()),
         cosines=tuple(cosines.tolist()),
-        converged=all(ritz.converged for ritz in (*a.top, *b.top)),
+        converged=all(ritz.converged for ritz in (*a.top[:k], *b.top[:k])),
     )
 
 

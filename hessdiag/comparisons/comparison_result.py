@@ -244,11 +244,6 @@ def _notes(found: Comparison) -> list[str]:
                     f"{name}: {unknown} of {len(changes)} {end} eigenvalues not converged in A or "
                     "in B: no interval, null"
                 )
-        if found.paired and part.top and part.overlap is None:
-            listed.append(
-                f"{name}: fewer than {len(part.top)} eigenvalues can be told from zero, so that "
-                "the rest of their eigenspace is arbitrary: overlap is null"
-            )
     if 1 in (side.settings.num_probes for side in (found.first, found.second)):
         listed.append("one probe gives no standard error and no interval: null")
     if found.accuracy.difference is None:

@@ -7,20 +7,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from msgspec import structs
 from torch import nn
 
 from hessdiag.comparisons.changes import (
     bounded,
+    common,
+    dependent,
     independent,
     overlap,
     paired_norm,
     paired_trace,
+    undefined,
 )
 from hessdiag.comparisons.comparison_result import Change, Comparison, Densities, PartChange
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.linalg.lanczos import RitzValue
+from hessdiag.linalg.trace import Estimate
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.seeds import stream
 from hessdiag.settings import settled
@@ -76,7 +81,9 @@ def compare(
         batches = list(batches)
     layouts = [EmpiricalRisk(m, batches, loss, params=params).layout for m in (model_a, model_b)]
     paired = layouts[0] == layouts[1]
-    common: dict[str, Any] = {**dataclasses.asdict(asked), "eigenvectors": paired}
+    shared: dict[str, Any] = {**dataclasses.asdict(asked), "eigenvectors": paired}
+    if paired and asked.top_k:  # the next eigenvalue tells whether their space is defined
+        shared["top_k"] = min(asked.top_k + 1, layouts[0].size)
     done = 0.0
 
     def look(model: nn.Module, seed: int, runs_left: int) -> Report:
@@ -94,24 +101,33 @@ def compare(
             dtype=dtype,
             device=device,
             on_progress=show,
-            settings=settled(Settings, None, {**common, "seed": seed}),
+            settings=settled(Settings, None, {**shared, "seed": seed}),
         )
 
     a = look(model_a, asked.seed, 2)
     done = float(a.cost.passes["total"])
     b = look(model_b, asked.seed if paired else stream(asked.seed, "independent"), 1)
     if paired:
-        parts = {name: _paired(part, b.parts[name]) for name, part in a.parts.items()}
-        return Comparison.of(a, b, parts, paired=True)
+        k, notes = min(asked.top_k, layouts[0].size), list[str]()
+        parts: dict[str, PartChange] = {}
+        for name, part in a.parts.items():
+            parts[name], reason = _paired(part, b.parts[name], k)
+            if reason is not None:
+                notes.append(f"{name}: {reason}, so that the eigenspace is arbitrary: overlap null")
+        return Comparison.of(_first(a, k), _first(b, k), parts, *notes, paired=True)
     note = (
         "the parameters differ in names or shapes: both met probes of their own, the intervals are "
         "those of independent estimates, and there is no overlap of eigenspaces: null"
     )
-    return _compared(a, b, note)
+    parts = {name: _independent(part, b.parts[name]) for name, part in a.parts.items()}
+    return Comparison.of(a, b, parts, note, paired=False)
 
 
 def compare_reports(a: Report, b: Report) -> Comparison:
-    """Compare two reports by what they hold: estimates of independent probes, no eigenvectors.
+    """Compare two reports by what they hold: what each probe told, but no eigenvectors.
+
+    Reports of one seed have met the same probes and are compared probe by probe; those of 0.1, that
+    do not keep what each told, with the sum of both errors.
 
     Raises:
         InputError: the reports are on different losses, parameters or BatchNorm modes, or have no
@@ -128,17 +144,23 @@ def compare_reports(a: Report, b: Report) -> Comparison:
                 got=f"{_shown(own)} and {_shown(other)}",
                 hint="take both spectra with the same options",
             )
-    if not a.parts.keys() & b.parts.keys():
+    both = [name for name in a.parts if name in b.parts]
+    if not both:
         raise InputError(
             "the two reports have no part in common",
             got=f"{_shown(tuple(a.parts))} and {_shown(tuple(b.parts))}",
         )
-    note = (
-        "reports hold no single probes: the intervals are those of independent estimates, wider "
-        "than paired ones between like networks; compare the checkpoints for those, and for the "
-        "overlap of eigenspaces: null"
-    )
-    return _compared(a, b, note)
+    shared = a.settings.seed == b.settings.seed
+    kept = all(of.parts[name].samples is not None for of in (a, b) for name in both)
+    if shared and kept:
+        how, compared = "the reports share a seed, and so their probes, one by one", _by_samples
+    elif shared:
+        how, compared = "the reports share probes that they do not keep: errors add up", _by_errors
+    else:
+        how, compared = "the intervals are those of independent estimates", _independent
+    parts = {name: compared(a.parts[name], b.parts[name]) for name in both}
+    note = f"{how}; reports hold no eigenvectors, hence no overlap of eigenspaces: null"
+    return Comparison.of(a, b, parts, note, paired=shared and kept)
 
 
 def check_same_data(a: str | None, b: str | None, *, hint: str) -> None:
@@ -162,26 +184,46 @@ def check_same_data(a: str | None, b: str | None, *, hint: str) -> None:
         )
 
 
-def _compared(a: Report, b: Report, note: str) -> Comparison:
-    """Compare estimates of independent probes."""
-    common = [name for name in a.parts if name in b.parts]
-    parts = {name: _independent(a.parts[name], b.parts[name]) for name in common}
-    return Comparison.of(a, b, parts, note, paired=False)
+def _paired(a: Part, b: Part, k: int) -> tuple[PartChange, str | None]:
+    """Compare parts, and tell why there is no overlap of the k largest."""
+    change = _by_samples(a, b)
+    change = structs.replace(change, top=change.top[:k], bottom=change.bottom[:k])
+    if not k:
+        return change, None
+    if reason := undefined(a, k) or undefined(b, k):
+        return change, reason
+    return structs.replace(change, overlap=overlap(a, b, k)), None
 
 
-def _paired(a: Part, b: Part) -> PartChange:
+def _by_samples(a: Part, b: Part) -> PartChange:
     assert a.samples is not None
     assert b.samples is not None
-    norm = paired_norm(a.samples, b.samples)
-    return PartChange(
-        paired_trace(a.samples, b.samples), norm, *_ends(a, b), overlap(a, b), _densities(a, b)
-    )
+    pair = common(a.samples, b.samples)
+    return _changed(a, b, paired_trace(*pair), paired_norm(*pair))
+
+
+def _by_errors(a: Part, b: Part) -> PartChange:
+    trace = dependent(a.trace.estimate, b.trace.estimate)
+    return _changed(a, b, trace, dependent(a.frobenius_norm, b.frobenius_norm))
 
 
 def _independent(a: Part, b: Part) -> PartChange:
-    norm = independent(a.frobenius_norm, b.frobenius_norm)
     trace = independent(a.trace.estimate, b.trace.estimate)
+    return _changed(a, b, trace, independent(a.frobenius_norm, b.frobenius_norm))
+
+
+def _changed(a: Part, b: Part, trace: Change[Estimate], norm: Change[Estimate]) -> PartChange:
     return PartChange(trace, norm, *_ends(a, b), None, _densities(a, b))
+
+
+def _first(report: Report, k: int) -> Report:
+    """Leave out the eigenvalues after the first k at each end, and the eigenvectors."""
+    parts = {
+        name: structs.replace(part, top=part.top[:k], bottom=part.bottom[:k])
+        for name, part in report.parts.items()
+    }
+    settings = dataclasses.replace(report.settings, top_k=k)
+    return structs.replace(report, parts=parts, settings=settings)
 
 
 def _ends(a: Part, b: Part) -> tuple[tuple[Change[RitzValue], ...], tuple[Change[RitzValue], ...]]:
