@@ -11,10 +11,13 @@ from torch import Tensor
 
 from hessdiag.comparisons.changes import (
     bounded,
+    common,
+    dependent,
     independent,
     overlap,
     paired_norm,
     paired_trace,
+    undefined,
 )
 from hessdiag.comparisons.comparison_result import Change, Difference
 from hessdiag.linalg.lanczos import RitzValue
@@ -197,8 +200,7 @@ def test_a_space_agrees_with_itself_whatever_vectors_span_it():
     assert own.eigenvectors is not None
     turn = torch.linalg.qr(normal(4, 4))[0]
     for other in (own, keeping(own, turn @ own.eigenvectors)):
-        found = overlap(own, other)
-        assert found is not None
+        found = overlap(own, other, 4)
         assert found.value == pytest.approx(1, abs=1e-12)
         assert found.cosines == pytest.approx((1,) * 4, abs=1e-12)
         assert max(found.cosines) <= 1
@@ -208,8 +210,7 @@ def test_a_space_agrees_with_itself_whatever_vectors_span_it():
 def test_eigenvalues_of_higher_multiplicity_have_one_eigenspace():
     """Solvers return any basis of it: here those of two matrices that differ in rounding."""
     matrix = symmetric(np.r_[np.full(3, 9.0), np.linspace(0, 1, SIZE - 3)])
-    found = overlap(part(matrix, 3), part(matrix + 1e-13 * NOISE, 3))
-    assert found is not None
+    found = overlap(part(matrix, 3), part(matrix + 1e-13 * NOISE, 3), 3)
     assert found.value == pytest.approx(1, abs=1e-9)
 
 
@@ -217,12 +218,10 @@ def test_the_cosines_are_those_of_the_principal_angles():
     axes, angles = torch.eye(6, dtype=torch.float64), torch.tensor([0.3, 1.2], dtype=torch.float64)
     own = part(torch.diag(torch.tensor([9.0, 8.0, 0, 0, 0, 0], dtype=torch.float64)), 2)
     turned = angles.cos()[:, None] * axes[:2] + angles.sin()[:, None] * axes[2:4]
-    found = overlap(own, keeping(own, turned))
-    assert found is not None
+    found = overlap(own, keeping(own, turned), 2)
     assert found.cosines == pytest.approx(angles.cos().tolist())
     assert found.value == pytest.approx(float(angles.cos().square().mean()))
-    across = overlap(own, keeping(own, axes[4:]))
-    assert across is not None
+    across = overlap(own, keeping(own, axes[4:]), 2)
     assert across.value == 0
 
 
@@ -230,19 +229,40 @@ def test_an_overlap_says_whether_its_eigenvalues_have_converged():
     own = part(DECAYING, 3)
     top = (*own.top[:2], replace(own.top[2], converged=False))
     other = structs.replace(own, top=top).keeping(own.eigenvectors)
-    for found in (overlap(own, other), overlap(other, own)):
-        assert found is not None
+    for found in (overlap(own, other, 3), overlap(other, own, 3)):
         assert not found.converged
+    assert overlap(own, other, 2).converged
 
 
 def test_an_eigenspace_of_zeros_is_arbitrary():
-    own, flat = part(DECAYING, 3), part(low_rank(SIZE, [5.0, 4.0]), 3)
-    assert overlap(own, part(low_rank(SIZE, [5.0, 4.0, 3.0]), 3)) is not None
-    assert overlap(own, flat) is overlap(flat, own) is None
+    for eigenvalues, reason in (
+        ([5.0, 4.0], "fewer than 3 eigenvalues can be told from zero"),
+        ([5.0, 4.0, 3.0], None),
+    ):
+        assert undefined(part(low_rank(SIZE, eigenvalues), 3), 3) == reason
 
 
-def test_without_eigenvectors_there_is_no_overlap():
-    own = part(DECAYING, 3)
-    assert overlap(own, keeping(own, None)) is None
-    assert overlap(keeping(own, None), own) is None
-    assert overlap(part(DECAYING, 0), part(DECAYING, 0)) is None
+@pytest.mark.parametrize("gap", [0.0, 1e-3, 0.1])
+def test_an_eigenspace_that_ends_within_a_cluster_is_arbitrary(gap: float):
+    matrix = symmetric(np.r_[9.0, 3.0 + gap, 3.0, np.linspace(0, 1, SIZE - 3)])
+    reason = undefined(part(matrix, 3), 2)
+    assert reason == (None if gap > 0.01 else "eigenvalues 2 and 3 are as good as equal")
+    assert undefined(part(matrix, 3), 1) is None
+    assert undefined(part(matrix, 4), 3) is None  # all of the cluster
+
+
+def test_shared_probes_that_are_not_kept_add_their_errors():
+    a, b = Estimate(1.0, 0.1, (0.8, 1.3), 8), Estimate(4.0, 0.2, (3.7, 4.6), 8)
+    change = dependent(a, b)
+    assert change.error == pytest.approx(0.3)
+    assert change.interval == pytest.approx((2.4, 3.8))
+    assert dependent(a, Estimate(4.0, None, None, 1)).interval is None
+
+
+def test_probes_that_both_have_met_are_compared():
+    long, short = (
+        samples(matrix, signs(0, k)) for matrix, k in zip(PAIRS["nearby"], (24, 9), strict=True)
+    )
+    first, second = common(long, short)
+    assert first.quadratic_forms == long.quadratic_forms[:9]
+    assert second == short

@@ -11,7 +11,7 @@ from msgspec import structs
 from torch import Tensor, nn
 
 import hessdiag
-from hessdiag import Comparison, InputError
+from hessdiag import Comparison, InputError, Report
 from hessdiag.comparisons.comparison_run import check_same_data, compare_reports
 from hessdiag.linalg.trace import Probes
 from hessdiag.parts import PARTS
@@ -82,13 +82,24 @@ def test_the_truth_lies_within_four_standard_errors(found: Comparison, part: str
         assert abs(change.value - true) <= 4 * change.error
 
 
+def without_samples(report: Report) -> Report:
+    """As hessdiag 0.1 wrote it."""
+    parts = {name: structs.replace(part, samples=None) for name, part in report.parts.items()}
+    return structs.replace(report, parts=parts)
+
+
 @each_part
 def test_paired_errors_are_smaller_than_unpaired_ones(found: Comparison, part: str):
-    unpaired = compare_reports(found.a, found.b).parts[part]
+    other_seed = structs.replace(found.b, settings=replace(found.b.settings, seed=5))
+    unpaired = compare_reports(found.a, other_seed)
+    summed = compare_reports(*map(without_samples, (found.a, found.b)))
+    assert not unpaired.paired
+    assert not summed.paired
     for name in ("trace", "frobenius_norm"):
-        own, other = getattr(found.parts[part], name), getattr(unpaired, name)
-        assert own.value == pytest.approx(other.value, abs=1e-10)
-        assert own.error < other.error / 2
+        own, apart, sum_ = (getattr(of.parts[part], name) for of in (found, unpaired, summed))
+        assert own.value == pytest.approx(apart.value, abs=1e-10)
+        assert own.value == pytest.approx(sum_.value, abs=1e-10)
+        assert own.error < apart.error / 2 < sum_.error / 2
 
 
 @each_part
@@ -193,13 +204,25 @@ def test_kept_eigenvectors_count_as_memory():
 # reports
 
 
-def test_reports_are_compared_by_what_they_hold(found: Comparison):
+def test_reports_of_one_seed_are_compared_probe_by_probe(found: Comparison):
     only = structs.replace(found.b, parts={"nme": found.b.parts["nme"]})
-    unpaired = compare_reports(found.a, only)
-    assert list(unpaired.parts) == ["nme"]
-    assert not unpaired.paired
-    assert unpaired.parts["nme"].top == found.parts["nme"].top
-    assert "no single probes" in unpaired.notes[0]
+    compared = hessdiag.compare_reports(found.a, only)
+    assert compared.paired
+    own, part = found.parts["nme"], compared.parts["nme"]
+    assert list(compared.parts) == ["nme"]
+    assert (part.trace, part.frobenius_norm) == (own.trace, own.frobenius_norm)
+    assert part.top == own.top
+    assert part.overlap is None
+    assert "no eigenvectors" in compared.notes[0]
+
+
+def test_an_undefined_eigenspace_is_null_with_its_reason(found: Comparison):
+    linear = [seeded(lambda: nn.Linear(4, 3), seed=seed) for seed in (0, 1)]
+    compared = compare(*linear, split(normal(9, 4), labels(9), 5, 4))
+    assert compared.parts["nme"].overlap is None
+    (note,) = (note for note in compared.notes if note.startswith("nme: "))
+    assert "can be told from zero" in note
+    assert compared.first.settings.top_k == len(compared.parts["gn"].top)
 
 
 @pytest.mark.parametrize(
