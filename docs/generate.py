@@ -137,7 +137,8 @@ def _keys(kind: type[Any], objects: dict[type[Any], None]) -> list[str]:
 def _attributes(kind: type[Any]) -> tuple[str, dict[str, str]]:
     """Read the summary and the attributes out of a docstring, those of its bases too."""
     told: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
+    origin: Any = getattr(kind, "__origin__", kind)  # of a generic type
+    for base in reversed(origin.__mro__):
         section = re.search(
             r"Attributes:\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(base.__doc__ or ""), re.S
         )
