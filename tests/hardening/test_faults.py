@@ -96,7 +96,7 @@ def test_a_sweep(tmp_path: Path, share: float):
         finish(place, SWEEP, whole)
 
 
-OLD = '{"schema": "hessdiag.spectrum/1", "loss": {"value": 0.5}, "parts": {}}'
+OLD = '{"schema": "hessdiag.spectrum/1", "loss": {"name": "mse", "value": 0.5}, "parts": {}}'
 GATE = ("gate", "s.json", "--max", "loss=1", "--quiet")
 OUTPUTS = {
     "--json": (*GATE, "--json"),
