@@ -11,10 +11,44 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from hessdiag.curvature.composition import Composed
 from hessdiag.errors import InputError
+
+
+class Widened(TorchFunctionMode):
+    """Within the block, nothing is computed in a floating type narrower than ``dtype``."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        func, args, kwargs = widened(self._dtype, func, args, kwargs or {})
+        return func(*args, **kwargs)
+
+
+def widened(
+    dtype: torch.dtype, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """Replace the floating types that a call names by ``dtype`` where they are narrower."""
+
+    def wide(given: Any) -> Any:
+        narrow = isinstance(given, torch.dtype) and given.is_floating_point
+        return dtype if narrow and given.itemsize < dtype.itemsize else given
+
+    name = getattr(func, "__name__", "")
+    if name in _NARROWING:
+        return Tensor.to, (args[0], wide(_NARROWING[name])), kwargs
+    if any(isinstance(value, torch.dtype) for value in args):
+        args = tuple(map(wide, args))
+    if "dtype" in kwargs:
+        kwargs = {**kwargs, "dtype": wide(kwargs["dtype"])}
+    return func, args, kwargs
 
 
 class OneType(Composed):
@@ -32,28 +66,18 @@ class OneType(Composed):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        name: str = getattr(func, "__name__", "")
-        if name in _NARROWING and args[0].is_floating_point():
-            func, args = Tensor.to, (args[0], self._wide(_NARROWING[name]))
-        for value in args:
-            if isinstance(value, torch.dtype):
-                args = tuple(map(self._wide, args))
-            elif id(value) in self._foreign and name != "__get__":
-                raise _kept(self._foreign[id(value)][1])
-            elif isinstance(value, (tuple, list)) and not self._foreign.keys().isdisjoint(
-                map(id, value)
-            ):
-                raise _kept("one of them, among several tensors")
-        if "dtype" in kwargs:
-            kwargs = {**kwargs, "dtype": self._wide(kwargs["dtype"])}
+        func, args, kwargs = widened(self._dtype, func, args, kwargs or {})
+        if self._foreign and getattr(func, "__name__", "") != "__get__":
+            self._check(args)
         with torch._C._DisableAutocast():  # pyright: ignore[reportPrivateUsage]
             return super().__torch_function__(func, types, args, kwargs)
 
-    def _wide(self, dtype: Any) -> Any:
-        """Widen a floating type to that of the network, as θ's derivatives are computed in it."""
-        narrow = isinstance(dtype, torch.dtype) and dtype.is_floating_point
-        return self._dtype if narrow and dtype.itemsize < self._dtype.itemsize else dtype
+    def _check(self, args: Sequence[Any]) -> None:
+        for value in args:
+            if isinstance(value, (tuple, list)):
+                self._check(value)
+            elif id(value) in self._foreign:
+                raise _kept(self._foreign[id(value)][1])
 
 
 _NARROWING = {"float": torch.float32, "half": torch.float16, "bfloat16": torch.bfloat16}
@@ -68,19 +92,27 @@ class _NotCheckpointed:
 
 
 @contextmanager
-def plain_calls(dtype: torch.dtype) -> Generator[None]:
-    """Run without compiler and activation checkpointing; new tensors are of the network's type.
-
-    Checkpointing saves nothing here, as the graph of a derivative holds the recomputed tensors too.
-    """
+def eager_calls(dtype: torch.dtype) -> Generator[None]:
+    """Run without compiler; new tensors are of the network's type."""
     default = torch.get_default_dtype()
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # else nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(mock.patch.object(checkpoint, "CheckpointFunction", _NotCheckpointed))
-        stack.enter_context(mock.patch.object(checkpoint, "_checkpoint_hook", nullcontext))
         stack.callback(torch.set_default_dtype, default)
         torch.set_default_dtype(dtype)
+        yield
+
+
+@contextmanager
+def without_checkpointing() -> Generator[None]:
+    """Keep what activation checkpointing would compute again.
+
+    It would save nothing, as the graph of a derivative holds what is computed again, too.
+    """
+    with (
+        mock.patch.object(checkpoint, "CheckpointFunction", _NotCheckpointed),
+        mock.patch.object(checkpoint, "_checkpoint_hook", nullcontext),
+    ):
         yield
 
 

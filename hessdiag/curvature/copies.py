@@ -89,8 +89,6 @@ def private_copy(model: nn.Module, place: Callable[[Tensor], Tensor], memo: Memo
             for key, value in values.items():
                 if isinstance(value, (FunctionType, MethodType, functools.partial)):
                     values[key] = _rebound(value, memo)
-        own["_backward_hooks"].clear()  # no part of the function that the module is
-        own["_backward_pre_hooks"].clear()
     return result
 
 

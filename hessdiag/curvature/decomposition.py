@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hessdiag.curvature.as_called import few_examples
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.risk import EmpiricalRisk
+from hessdiag.curvature.truth import Truth, check
+from hessdiag.losses.output_loss import Targets
 from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Answer, Request
@@ -74,14 +77,18 @@ class Decomposition:
         bn: "eval", or "batch" to normalise by the statistics of each batch as given.
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
+        unchecked: go on where the network's derivatives are found wrong, see :attr:`truth`.
         on_microbatch: called after each microbatch of a pass, for progress.
 
     Attributes:
         notes: what qualifies the numbers; known after the first pass.
+        truth: the derivatives compared with those of the module as it is called, on a few examples,
+            after the first pass over the data; None before it.
 
     Raises:
         InputError: see :class:`EmpiricalRisk`; later also for data that change between passes,
-            labels out of range, and non-finite losses, gradients or products.
+            labels out of range, non-finite losses, gradients or products, and derivatives that
+            are wrong beyond doubt.
 
     Source: Dauphin, Agarwala and Mobahi (2024), eqs. 2-4; Martens (2020), sec. 8.1.
     """
@@ -97,6 +104,7 @@ class Decomposition:
         bn: str = "eval",
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        unchecked: bool = False,
         on_microbatch: Callable[[], None] | None = None,
     ) -> None:
         self.risk = EmpiricalRisk(
@@ -110,9 +118,12 @@ class Decomposition:
             device=device,
         )
         self.on_microbatch = on_microbatch
+        self.unchecked = unchecked
+        self.truth: Truth | None = None
         self._gradient: Gradient | None = None
         self._twin: Decomposition | None = None  # in the other floating type
         self.notes: tuple[str, ...] = ()
+        self._few: tuple[Any, Tensor | Targets] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -129,6 +140,7 @@ class Decomposition:
         moved = copy.copy(self)
         moved.risk = self.risk.displaced(vector)
         moved._gradient = moved._twin = None
+        moved.truth = self.truth or Truth(reason="they are those away from θ")
         return moved
 
     def in_type(self, dtype: torch.dtype) -> Decomposition:
@@ -139,6 +151,7 @@ class Decomposition:
             self._twin = copy.copy(self)
             self._twin.risk = self.risk.in_type(dtype)
             self._twin._gradient = None
+            self._twin.truth = self.truth or Truth(reason="they are those of a twin")
         return self._twin
 
     def products(self, v: Tensor, parts: Iterable[str] = PARTS) -> Products:
@@ -203,6 +216,8 @@ class Decomposition:
         gradient = torch.zeros(self.num_parameters, dtype=self.risk.dtype, device=self.risk.device)
         with exact_kernels():
             for x, y in self.risk.microbatches(shared=True):
+                if self.truth is None and self._few is None:
+                    self._few = few_examples(x, y)
                 local = Linearisation(self.risk, x, y)
                 at = local.at_output
                 found = local.total, at.weight, len(y), at.num_counted, at.num_correct or 0
@@ -235,7 +250,15 @@ class Decomposition:
             for part, rows in answer.items():
                 if part != "hessian" or len(answer) < len(PARTS):  # else finite as its parts are
                     self._check_finite(part, rows)
+        if self.truth is None:
+            self._check_truth()
         return answers
+
+    def _check_truth(self) -> None:
+        truth = check(self.risk, *self._few) if processes.is_first() and self._few else None
+        self.truth, self._few = processes.agreed(truth), None
+        if self.truth is not None and not self.unchecked:
+            self.truth.judge()
 
     def residual(self, seed: int = 0) -> float:
         """Compute ‖H v − (G v + N v)‖/‖H v‖ for a random v on the first microbatch.

@@ -30,6 +30,7 @@ class Linearisation:
     about 3 for both products, 2 for one.
 
     Attributes:
+        outputs: z.
         at_output: the loss, its cotangent and its output Hessian.
         total: the loss, summed.
         gradient: ``Jᵀ c``, one tensor per parameter.
@@ -41,9 +42,9 @@ class Linearisation:
 
     def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> None:
         self._parameters = list(risk.parameters.values())
-        self._z = risk.outputs(x)
-        self._check_loss = partial(risk.loss.check, self._z.detach(), y)
-        self.at_output = risk.loss.at(self._z.detach(), y)
+        self.outputs = risk.outputs(x)
+        self._check_loss = partial(risk.loss.check, self.outputs.detach(), y)
+        self.at_output = risk.loss.at(self.outputs.detach(), y)
         self.total = float(self.at_output.total.detach())
         if not math.isfinite(self.total):
             raise NotFinite(
@@ -54,7 +55,7 @@ class Linearisation:
         self._c = self.at_output.cotangent.detach().requires_grad_()
         with _naming_the_operation():
             s = torch.autograd.grad(
-                self._z, self._parameters, self._c, create_graph=True, materialize_grads=True
+                self.outputs, self._parameters, self._c, create_graph=True, materialize_grads=True
             )
         self.gradient = [tensor.detach() for tensor in s]
         for name, tensor in zip(risk.layout.names, self.gradient, strict=True):
@@ -108,7 +109,7 @@ class Linearisation:
             return None, nme_products
         u = self.at_output.hessian(derivatives[-1])
         gn_products = torch.autograd.grad(
-            self._z, self._parameters, u, retain_graph=True, materialize_grads=True
+            self.outputs, self._parameters, u, retain_graph=True, materialize_grads=True
         )
         return list(gn_products), nme_products
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from hessdiag.curvature.calling import OneType, plain_calls, refusal
+from hessdiag.curvature.calling import OneType, eager_calls, refusal, without_checkpointing
 from hessdiag.curvature.copies import Memo, memories, private_copy
 from hessdiag.curvature.kernels import undisturbed
 from hessdiag.errors import InputError, is_out_of_memory, unknown
@@ -37,6 +37,7 @@ class Network:
         device: None for that of the parameters.
 
     Attributes:
+        source: the module as it was given.
         module: the copy, with dropout off.
         parameters: θ by name.
         notes: what its user should know of the copy.
@@ -57,7 +58,7 @@ class Network:
     ) -> None:
         if bn not in BN_MODES:
             raise unknown("BatchNorm mode", bn, BN_MODES)
-        self.bn = bn
+        self.bn, self.params = bn, params
         if dtype not in (None, torch.float32, torch.float64):
             raise InputError("unusable dtype", got=dtype, wanted="torch.float32 or torch.float64")
         try:
@@ -77,6 +78,7 @@ class Network:
                 kind = None
             return tensor.detach().to(device, kind).clone()
 
+        self.source = model
         with undisturbed():
             self._copy(model, place, {})
             self.parameters = self._choose(params)
@@ -114,7 +116,7 @@ class Network:
             InputError: the module cannot take these arguments, or changes its own weights.
         """
         before = None if self._settled else self._weight_sums()
-        with self._same_state(), plain_calls(self.dtype), OneType(self.dtype, self.foreign):
+        with self._same_state(), self.calling():
             try:
                 result = self.module(*args, **kwargs)
             except InputError:
@@ -127,9 +129,19 @@ class Network:
             self._check_weights(before)
         return result
 
+    @contextmanager
+    def calling(self) -> Generator[None]:
+        """Within the block, a module of the network computes as it does in a call."""
+        with (
+            eager_calls(self.dtype),
+            without_checkpointing(),
+            OneType(self.dtype, self.foreign),
+        ):
+            yield
+
     def _copy(self, model: nn.Module, place: Callable[[Tensor], Tensor], memo: Memo) -> None:
         """Copy the module; note which tensors must not be used in a call."""
-        own = {id(tensor): name for name, tensor in model.named_parameters()}
+        registered = {id(tensor) for tensor in model.parameters()}
         shared = memories(model)
         kept = dict(getattr(self, "foreign", {}))
         foreign: dict[int, tuple[Tensor, str]] = {}
@@ -139,11 +151,14 @@ class Network:
             name = shared.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
             if id(tensor) in kept:
                 foreign[id(result)] = result, kept[id(tensor)][1]
-            elif id(tensor) not in own and (name or tensor.grad_fn is not None):
+            elif id(tensor) not in registered and (name or tensor.grad_fn is not None):
                 foreign[id(result)] = result, f"a tensor made from {name or 'the weights'}"
             return result
 
         self.module = private_copy(model, placed, memo)
+        for own in map(vars, self.module.modules()):  # no part of the function that the module is
+            own["_backward_hooks"].clear()
+            own["_backward_pre_hooks"].clear()
         for name, tensor in model.named_parameters():
             if tensor.requires_grad and memo[id(tensor)] is not tensor:
                 foreign[id(tensor)] = tensor, f"{name}, by a function outside of the module"

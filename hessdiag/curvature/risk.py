@@ -103,6 +103,19 @@ class EmpiricalRisk:
         moved.network = self.network.in_type(dtype)
         return moved
 
+    def in_double(self) -> EmpiricalRisk:
+        """Make the same risk in float64, of the user's module as it is now."""
+        wide = copy.copy(self)
+        network = self.network
+        wide.network = Network(
+            network.source,
+            params=network.params,
+            bn=network.bn,
+            dtype=torch.float64,
+            device=network.device,
+        )
+        return wide
+
     def microbatches(self, *, shared: bool = False) -> Iterator[tuple[Any, Tensor | Targets]]:
         """Yield (x, y) on the device, floating inputs in the dtype.
 
@@ -126,7 +139,7 @@ class EmpiricalRisk:
         Raises:
             InputError: the module cannot take x, or nothing tells which of its outputs is meant.
         """
-        z = select(self.model, self.forward(x), self.output)
+        z = self.select(self.forward(x))
         if torch.is_grad_enabled() and not z.requires_grad:
             raise InputError(
                 "the network's output does not depend on the chosen parameters",
@@ -134,14 +147,28 @@ class EmpiricalRisk:
             )
         return z
 
+    def select(self, result: Any) -> Tensor:
+        """Take z out of what the module returns.
+
+        Raises:
+            InputError: nothing tells which of its outputs is meant.
+        """
+        return select(self.model, result, self.output)
+
     def forward(self, x: Any) -> Any:
         """Call the module on x, whatever it returns, with a graph if gradients are enabled.
 
         Raises:
             InputError: the module cannot take x.
         """
-        args = tuple(x) if isinstance(x, (tuple, list)) else () if isinstance(x, Mapping) else (x,)
-        return self.network(*args, **(x if isinstance(x, Mapping) else {}))
+        args, kwargs = self.arguments(x)
+        return self.network(*args, **kwargs)
+
+    def arguments(self, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Say how x is passed on to the module."""
+        if isinstance(x, Mapping):
+            return (), dict(x)
+        return tuple(x) if isinstance(x, (tuple, list)) else (x,), {}
 
     def _moved(self, x: Any) -> Any:
         if isinstance(x, Tensor):

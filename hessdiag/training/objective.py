@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hessdiag.curvature.calling import refusal
 from hessdiag.curvature.composition import Composed
 from hessdiag.errors import is_out_of_memory
+from hessdiag.linalg import processes
 from hessdiag.losses import output_loss
 from hessdiag.losses.loss_spec import LossSpec, resolve
 from hessdiag.losses.named.cross_entropy import CrossEntropy
@@ -64,7 +65,8 @@ class Objective:
         with ExitStack() as stack:
             if not move_statistics:
                 stack.enter_context(self.frozen_statistics())
-            stack.enter_context(Composed())
+            # of several processes the batch of BatchNorm is that of all
+            stack.enter_context(Composed(order=3 if processes.count() > 1 else 2))
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(x.device.type, torch.bfloat16))
             try:

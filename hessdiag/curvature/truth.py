@@ -1,0 +1,283 @@
+"""Is the derivative the derivative? A check that shares nothing with what it checks.
+
+``H v = G v + N v`` holds whatever the network's own backward formulas say. So here the gradient is
+that of the module as its user calls it, in float64 on a few examples, and its difference along v is
+compared with H v, block by block of the parameters. The point is near θ, not θ itself: what is
+checked is the code, and there no unit sits exactly on its kink.
+
+A kink within the step adds J/h to a difference, a fault does not depend on h. So a suspicion is
+settled by central differences at two radii: where they agree, they are the derivative.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessdiag.curvature.as_called import AsCalled, doubled, mapped
+from hessdiag.curvature.culprits import find_culprit
+from hessdiag.curvature.kernels import exact_kernels
+from hessdiag.curvature.linearisation import Linearisation
+from hessdiag.curvature.memory import available_bytes
+from hessdiag.curvature.risk import EmpiricalRisk
+from hessdiag.errors import InputError
+from hessdiag.nets.activations import Activation
+from hessdiag.seeds import stream
+
+TOLERANCE = 1e-5
+"""Relative differences up to this are rounding."""
+LIMIT = 1e-3
+"""Relative differences above this are refused."""
+_NEARBY = 1e-3  # how far the point is from θ, relative to each parameter tensor
+_STEP = 1e-7  # of the first difference, likewise
+_RADII = ((1e-5, 1e-8), (1e-6, 1e-8), (1e-7, 1e-8), (1e-7, 1e-8))  # of the central ones, by try
+_CHOSEN = ("augmented_relu", "diminished_gelu")  # whose second derivative is not the first one's
+
+Tensors = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the check saw: relative differences, in the parameter block where they are largest.
+
+    Attributes:
+        gradient: of the gradient and that of the module as it is called; None where H v was right,
+            which says as much.
+        product: of H v and the gradient's difference along v.
+        precision: of the outputs in the type computed in and in float64.
+        blocks: parameters in which a difference exceeds the tolerance.
+        culprit: module and operation at fault, where found.
+        reason: why nothing is known; None where the check was made.
+    """
+
+    gradient: float | None = None
+    product: float | None = None
+    precision: float | None = None
+    blocks: tuple[str, ...] = ()
+    culprit: str | None = None
+    reason: str | None = None
+
+    @property
+    def worst(self) -> float:
+        """The larger difference; 0 where nothing is known."""
+        return max(self.gradient or 0.0, self.product or 0.0)
+
+    @property
+    def note(self) -> str | None:
+        """A sentence for the report; None where there is nothing to remark."""
+        if self.reason is not None:
+            return f"second derivatives not checked: {self.reason}"
+        if self.worst > TOLERANCE:
+            return f"{self._what()}: {self._where()}"
+        if (self.precision or 0.0) > LIMIT:
+            return (
+                f"the outputs are {self.precision:.1e} off those in float64: something within the "
+                "network computes in a narrower type"
+            )
+        return None
+
+    def judge(self) -> None:
+        """Warn of a difference, or refuse to go on where it is beyond doubt.
+
+        Raises:
+            InputError: it is above LIMIT.
+        """
+        if self.worst > LIMIT:
+            raise InputError(
+                self._what(),
+                got=self._where(),
+                wanted=f"a relative difference below {LIMIT:g}",
+                hint="write what is named so that autograd sees all of it, leave its parameters "
+                "out with params=, or go on with unchecked=True (--unchecked)",
+            )
+        if self.reason is None and self.note is not None:
+            warnings.warn(f"hessdiag: {self.note}", stacklevel=4)
+
+    def _what(self) -> str:
+        if (self.gradient or 0.0) > TOLERANCE:
+            return "the network's gradient is not that of the network as it is called"
+        return "the network's second derivatives are not those of its gradient"
+
+    def _where(self) -> str:
+        blocks = ", ".join(self.blocks[:3]) + (", …" if len(self.blocks) > 3 else "")
+        where = f"{self.worst:.1e} off in {blocks}"
+        return f"{self.culprit}, {where}" if self.culprit else where
+
+
+def check(risk: EmpiricalRisk, x: Any, y: Tensor | Targets, *, seed: int = 0) -> Truth:
+    """Compare gradient and H v with those of the module as it is called.
+
+    Cost: below five gradients of these examples in float64, and two copies of the network.
+
+    Args:
+        risk: the network and its loss.
+        x: inputs of a few examples.
+        y: their targets.
+        seed: of the point and of the direction.
+    """
+    chosen = {m.name for m in risk.model.modules() if isinstance(m, Activation)} & {*_CHOSEN}
+    if chosen:
+        return Truth(reason=f"that of {' and '.join(sorted(chosen))} is chosen")
+    needed = 8 * 8 * sum(tensor.numel() for tensor in risk.model.parameters())
+    if needed > available_bytes(risk.device):
+        return Truth(reason="too little memory for copies in float64")
+    with exact_kernels(), torch.random.fork_rng(devices=[]):
+        try:
+            return _Check(risk, x, y, seed).run()
+        except InputError as error:
+            return Truth(reason=f"near θ {error.what}")
+        except Exception as error:  # whatever the user's module raises in float64
+            text = str(error).split("\n")[0]
+            return Truth(reason=f"in float64 the network fails: {type(error).__name__}: {text}")
+
+
+class _Check:
+    def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(stream(seed, "truth"))
+        self.names = risk.layout.names
+        self.like = list(risk.parameters.values())
+        self.scales = _scales(self.like)
+        self.padding = {
+            id(module.weight): module.padding_idx
+            for module in risk.model.modules()
+            if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+            and module.padding_idx is not None
+        }
+        nearby = [
+            2
+            * _NEARBY
+            * torch.rand(like.shape, generator=self.generator, dtype=torch.float32).double()
+            - _NEARBY
+            for like in self.like
+        ]
+        move = self.moves(nearby)
+        self.risk = risk.in_double()
+        with torch.no_grad():
+            for ours, like, step in zip(
+                self.risk.parameters.values(), self.like, move, strict=True
+            ):
+                ours.copy_(like.double() + step)
+        self.theta = [tensor.detach() for tensor in self.risk.parameters.values()]
+        self.x, self.y = mapped(x, doubled), doubled(y)
+        self.narrow = None
+        if risk.dtype != torch.float64:
+            moved = risk.displaced(risk.layout.flatten([t.to(risk.dtype) for t in move]))
+            with torch.no_grad():
+                self.narrow = moved.select(moved.forward(mapped(x, Tensor.clone))).double()
+        self.as_called = AsCalled(self.risk, self.x, self.y)
+
+    def run(self) -> Truth:
+        torch.manual_seed(0)  # as the module is called, too
+        ours = Linearisation(self.risk, mapped(self.x, Tensor.clone), self.y)
+        v = self.direction()
+        product = _product(ours, v)
+        size = max(self.sizes(ours.gradient))
+        ahead = self.as_called.gradient(_moved(self.theta, v, _STEP))
+        slope = [(a - g) / _STEP for a, g in zip(ahead, ours.gradient, strict=True)]
+        errors = self.errors(slope, product, size / _STEP)
+        truth = Truth(product=max(errors), precision=self.precision(ours.outputs))
+        if max(errors) <= TOLERANCE:
+            return truth
+        own = self.as_called.gradient(self.theta)
+        errors = self.errors(ours.gradient, own, size)
+        if max(errors) > TOLERANCE:
+            return replace(truth, gradient=max(errors), product=None, blocks=self.above(errors))
+        truth = replace(truth, gradient=max(errors))
+        for wide, near in _RADII:
+            slopes = [self.central(v, radius) for radius in (wide, near)]
+            found = [
+                self.errors(slope, product, size / radius)
+                for slope, radius in zip(slopes, (wide, near), strict=True)
+            ]
+            errors = [min(pair) for pair in zip(*found, strict=True)]
+            truth = replace(truth, product=max(errors), blocks=self.above(errors))
+            if max(errors) <= TOLERANCE:
+                return truth
+            apart = self.errors(slopes[0], slopes[1], size / near)
+            if max(apart) < 0.1 * max(errors):
+                x = mapped(self.x, Tensor.clone)
+                culprit = find_culprit(self.risk.network, *self.risk.arguments(x))
+                return replace(truth, culprit=culprit)
+            v = self.direction()
+            product = _product(ours, v)
+        return Truth(reason="its kinks lie too close to each other")
+
+    def central(self, v: Tensors, radius: float) -> list[Tensor]:
+        """Compute ``[g(θ + rv) − g(θ − rv)]/(2r)`` of the module as it is called."""
+        ahead, behind = (
+            self.as_called.gradient(_moved(self.theta, v, sign * radius)) for sign in (1, -1)
+        )
+        return [(a - b) / (2 * radius) for a, b in zip(ahead, behind, strict=True)]
+
+    def direction(self) -> list[Tensor]:
+        """Draw a direction of random signs, as large in each tensor as the parameters there."""
+        signs = [
+            torch.randint(0, 2, like.shape, generator=self.generator, dtype=torch.int8)
+            for like in self.like
+        ]
+        return self.moves([2.0 * sign.double() - 1.0 for sign in signs])
+
+    def moves(self, draws: Tensors) -> list[Tensor]:
+        """Scale a draw; the row of a padding token stays, as autograd takes it for a constant."""
+        found: list[Tensor] = []
+        for scale, like, draw in zip(self.scales, self.like, draws, strict=True):
+            if id(like) in self.padding:
+                draw[self.padding[id(like)]] = 0.0
+            found.append(scale * draw.to(like.device))
+        return found
+
+    def sizes(self, tensors: Tensors) -> list[float]:
+        return [scale * float(t.norm()) for scale, t in zip(self.scales, tensors, strict=True)]
+
+    def errors(self, got: Tensors, wanted: Tensors, size: float) -> list[float]:
+        """Compare block by block, relative to the block and a thousandth of the largest one.
+
+        Args:
+            got: one tensor per parameter.
+            wanted: likewise.
+            size: what rounding is relative to.
+        """
+        differences = self.sizes([a - b for a, b in zip(got, wanted, strict=True)])
+        sizes = self.sizes(wanted)
+        if not all(map(math.isfinite, (*differences, *sizes))):
+            raise InputError("the derivatives are not finite")
+        rounding = 1e3 * torch.finfo(torch.float64).eps * size
+        floor = 1e-3 * max(sizes) + rounding
+        pairs = zip(differences, sizes, strict=True)
+        return [max(d - rounding, 0.0) / (s + floor) if floor else 0.0 for d, s in pairs]
+
+    def above(self, errors: Sequence[float]) -> tuple[str, ...]:
+        pairs = zip(self.names, errors, strict=True)
+        return tuple(name for name, error in pairs if error > TOLERANCE)
+
+    def precision(self, outputs: Tensor) -> float | None:
+        if self.narrow is None:
+            return None
+        difference = float((self.narrow - outputs.detach()).norm())
+        return difference / (float(outputs.detach().norm()) or 1.0)
+
+
+def _product(local: Linearisation, v: list[Tensor]) -> list[Tensor]:
+    """Compute H v as the sum of its parts."""
+    gn, nme = local.products(v, gn=True, nme=True)
+    assert gn is not None
+    assert nme is not None
+    return [a + b for a, b in zip(gn, nme, strict=True)]
+
+
+def _moved(tensors: Tensors, steps: Tensors, size: float = 1.0) -> list[Tensor]:
+    return [t + size * step for t, step in zip(tensors, steps, strict=True)]
+
+
+def _scales(parameters: Tensors) -> list[float]:
+    """Give each tensor's root mean square; that of all for those of zeros."""
+    squares = [float(t.detach().square().sum(dtype=torch.float64)) for t in parameters]
+    overall = math.sqrt(sum(squares) / sum(t.numel() for t in parameters)) or 1.0
+    pairs = zip(squares, parameters, strict=True)
+    return [math.sqrt(square / max(t.numel(), 1)) or overall for square, t in pairs]
