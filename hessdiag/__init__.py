@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hessdiag.landscapes.landscape_result import Landscape
     from hessdiag.landscapes.landscape_run import landscape
     from hessdiag.landscapes.planes import Plane
+    from hessdiag.linalg.processes import joined
     from hessdiag.linalg.trace import Estimate
     from hessdiag.losses.named.cross_entropy import CrossEntropy
     from hessdiag.nets.profiles import Profile, profile
@@ -45,6 +46,7 @@ _HOMES = {
     "GateReport": "hessdiag.gates.gate_result",
     "gate": "hessdiag.gates.gate_run",
     "Estimate": "hessdiag.linalg.trace",
+    "joined": "hessdiag.linalg.processes",
     "Profile": "hessdiag.nets.profiles",
     "profile": "hessdiag.nets.profiles",
     "Report": "hessdiag.spectra.spectrum_result",
@@ -68,6 +70,7 @@ __all__ = [
     "compare",
     "compare_reports",
     "gate",
+    "joined",
     "landscape",
     "methods",
     "profile",

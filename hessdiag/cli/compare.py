@@ -114,6 +114,7 @@ def _of_checkpoints(
         min(first, second, key=lambda of: of.batch_size).batches(),
         loss=first.loss,
         params=which.params,
+        unchecked=which.unchecked,
         bn=subject.bn,
         dtype=first.dtype,
         on_progress=bar.passes,

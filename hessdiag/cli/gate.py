@@ -128,6 +128,7 @@ def gate(
                 chosen,
                 loss=loaded.loss,
                 params=which.params,
+                unchecked=which.unchecked,
                 bn=network.bn,
                 dtype=loaded.dtype,
                 seed=network.seed,

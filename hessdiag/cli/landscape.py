@@ -99,6 +99,7 @@ def landscape(
                 num_probes=num_probes,
                 loss=of.loss,
                 params=which.params,
+                unchecked=which.unchecked,
                 bn=subject.bn,
                 dtype=of.dtype,
                 seed=subject.seed,

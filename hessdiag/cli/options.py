@@ -41,6 +41,9 @@ class ParameterOptions:
         tuple[str, ...] | None,
         option("Only parameters whose name matches this glob; may be repeated."),
     ] = None
+    unchecked: Annotated[
+        bool, option("Go on where the network's derivatives are found to be wrong.")
+    ] = False
 
     def __post_init__(self) -> None:
         check(self)

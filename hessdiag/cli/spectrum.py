@@ -42,6 +42,7 @@ def spectrum(
             found.batches(),
             loss=found.loss,
             params=which.params,
+            unchecked=which.unchecked,
             bn=subject.bn,
             dtype=found.dtype,
             on_progress=bar.passes,

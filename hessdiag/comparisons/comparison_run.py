@@ -45,6 +45,7 @@ def compare(
     bn: str = "eval",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    unchecked: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     settings: EstimatorSettings | None = None,
     **changes: Any,
@@ -69,6 +70,7 @@ def compare(
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
+        unchecked: go on where the network's derivatives are found to be wrong.
         on_progress: called after each microbatch.
         settings: how to compute; None for the defaults.
         **changes: fields of the settings, in place of those.
@@ -98,6 +100,7 @@ def compare(
             output=output,
             params=params,
             bn=bn,
+            unchecked=unchecked,
             dtype=dtype,
             device=device,
             on_progress=show,

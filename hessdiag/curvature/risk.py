@@ -126,7 +126,7 @@ class EmpiricalRisk:
         for index, batch in enumerate(self.batches):
             x, y = self._reader.read(batch)
             empty = False
-            if shared and index % processes.count() != processes.rank():
+            if shared and not processes.is_mine(index):
                 continue
             y = _moved(y, self.device, self.dtype)
             yield completed(self.model, self._moved(x), y), y

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.kernels import undisturbed
 from hessdiag.errors import InputError
 from hessdiag.gates import readings as stored
 from hessdiag.gates.gate_result import GateCost, GateReport, GateSettings
@@ -27,6 +28,7 @@ BASELINE_PROBES = 256
 Limits = Sequence[Limit] | Mapping[str, Any]
 
 
+@undisturbed()
 def gate(
     model: nn.Module,
     batches: Iterable[Any],
@@ -61,7 +63,8 @@ def gate(
         max_seconds: time after which no probes are added to the first 32.
         seed: of the probes.
         on_progress: called after each microbatch.
-        **network: loss, output, params, bn, dtype and device as for :func:`hessdiag.spectrum`.
+        **network: loss, output, params, bn, dtype, device and unchecked as for
+            :func:`hessdiag.spectrum`.
 
     Raises:
         InputError: bad limits, settings, data or network; an increase without a baseline.

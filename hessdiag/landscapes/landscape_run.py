@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.heads import OutputSpec
+from hessdiag.curvature.kernels import undisturbed
 from hessdiag.curvature.memory import peak_bytes
 from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.landscapes.landscape_result import (
@@ -44,6 +45,7 @@ _PROBE_BUDGET = 1 << 30  # bytes of probes and their products asked for in one p
 _PARTS = ("gn", "nme")
 
 
+@undisturbed()
 def landscape(
     model: nn.Module,
     batches: Iterable[Any],
@@ -59,6 +61,7 @@ def landscape(
     bn: str = "eval",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    unchecked: bool = False,
     seed: int = 0,
     on_point: Callable[[int, int], None] | None = None,
 ) -> Landscape:
@@ -89,6 +92,7 @@ def landscape(
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
+        unchecked: go on where the network's derivatives are found to be wrong.
         seed: of directions and probes.
         on_point: called after each point with those done and those to do.
 
@@ -121,6 +125,7 @@ def landscape(
         bn=bn,
         dtype=dtype,
         device=device,
+        unchecked=unchecked,
     )
     chosen = _choose(decomposition, plane, weights, seed)
     survey = _Survey(decomposition, chosen, num_probes, seed)

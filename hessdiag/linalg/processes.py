@@ -40,17 +40,30 @@ def local_rank() -> int:
 
 
 @contextmanager
-def joined(device: torch.device) -> Generator[None]:
+def joined(device: torch.device | None = None, *, sharded: bool = False) -> Generator[None]:
     """Work together within the block with the processes that ``torchrun`` started, if it did.
 
-    Sums run over NCCL on GPUs and over Gloo on CPUs.
+    A process group that is there already, such as that of a training script, is used within the
+    block and left as it is; without the block every process of it works alone, on its own numbers.
+
+    Args:
+        device: where this process computes; None for the CPU. Sums run over NCCL on GPUs and over
+            Gloo on CPUs.
+        sharded: each process's data are its own examples, as a ``DistributedSampler`` deals them;
+            else all processes are given the same data and share them.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) == 1 or _joined():
+    global _group
+    there = dist.is_available() and dist.is_initialized()
+    if _group is not None or not (there or int(os.environ.get("WORLD_SIZE") or 1) > 1):
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if not there:
+        if device is not None and device.type == "cuda":
+            torch.cuda.set_device(device)
+            dist.init_process_group("nccl")
+        else:
+            dist.init_process_group("gloo")
+    _group = "sharded" if sharded else "shared"
     try:
         yield
     except RuntimeError as error:
@@ -62,7 +75,9 @@ def joined(device: torch.device) -> Generator[None]:
             ) from error
         raise
     finally:
-        dist.destroy_process_group()
+        _group = None
+        if not there:
+            dist.destroy_process_group()
 
 
 def share(size: int) -> slice:
@@ -133,8 +148,17 @@ def in_turn() -> Generator[None]:
         wait()
 
 
+def is_mine(index: int) -> bool:
+    """Tell whether this process is to do what comes at ``index``: by turns, or all if sharded."""
+    return _group == "sharded" or index % count() == rank()
+
+
 def _joined() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return _group is not None
+
+
+_group: str | None = None
+"""How the processes' data are dealt out; None while each works alone, whatever group there is."""
 
 
 class _Total(torch.autograd.Function):

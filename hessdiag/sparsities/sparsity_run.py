@@ -15,7 +15,7 @@ from torch import nn
 
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.heads import OutputSpec
-from hessdiag.curvature.kernels import exact_kernels
+from hessdiag.curvature.kernels import exact_kernels, undisturbed
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.losses.loss_spec import LossSpec
@@ -34,6 +34,7 @@ from hessdiag.sparsities.sparsity_result import (
 )
 
 
+@undisturbed()
 def sparsity(
     model: nn.Module,
     batches: Iterable[Any],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Self
 
 import msgspec
@@ -12,6 +12,7 @@ from msgspec.structs import force_setattr, replace
 from torch import Tensor
 
 from hessdiag.codec import Count
+from hessdiag.curvature.truth import Truth
 from hessdiag.errors import unknown
 from hessdiag.linalg.density import Density
 from hessdiag.linalg.lanczos import RitzValue
@@ -145,10 +146,33 @@ class Checks(Struct, frozen=True):
         decomposition_residual: ‖Hv − (Gv + Nv)‖/‖Hv‖ against an independent H v, on the first
             microbatch.
         symmetry_residual: largest |vᵀAw − wᵀAv|/(‖v‖‖Aw‖) over the parts; None with one probe.
+        truth: the derivatives beside those of the module as it is called; None in a report of
+            hessdiag 0.1.
     """
 
     decomposition_residual: float
     symmetry_residual: float | None
+    truth: Truth | None = None
+
+    def notes(self, dtype: str) -> Iterator[str]:
+        """Say what should not be as it is."""
+        limit = _POOR[dtype]
+        if self.decomposition_residual > limit:
+            yield (
+                f"H v and G v + N v are {self.decomposition_residual:.1e} apart, rounding explains "
+                f"{limit:.0e}"
+            )
+        if self.symmetry_residual is not None and self.symmetry_residual > limit:
+            yield (
+                f"the products are not symmetric: {self.symmetry_residual:.1e}, rounding explains "
+                f"{limit:.0e}"
+            )
+        if self.truth is not None and self.truth.note is not None:
+            yield self.truth.note
+
+
+_POOR = {"float32": 1e-3, "float64": 1e-8}
+"""Residuals above these are worth a note."""
 
 
 class Cost(Struct, frozen=True):
@@ -290,6 +314,7 @@ def qualified(report: Report) -> Report:
         found.append("one probe gives no standard error and no interval: null")
     if report.accuracy is None:
         found.append("the targets are not classes, so there is no accuracy: null")
+    found.extend(report.checks.notes(settings.dtype))
     if any(value is None for value in report.rayleigh.values()):
         found.append("the gradient is exactly zero and has no direction: rayleigh is null")
     return replace(report, notes=tuple(found))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.heads import OutputSpec
+from hessdiag.curvature.kernels import undisturbed
 from hessdiag.curvature.memory import peak_bytes
 from hessdiag.curvature.secants import secant_curvatures, secant_rounding
 from hessdiag.linalg.density import smooth
@@ -50,6 +51,7 @@ class Progress:
     expected: float = 1.0
 
 
+@undisturbed()
 def spectrum(
     model: nn.Module,
     batches: Iterable[Any],
@@ -60,6 +62,7 @@ def spectrum(
     bn: str = "eval",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    unchecked: bool = False,
     enough: StoppingRule | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     settings: Settings | None = None,
@@ -81,6 +84,7 @@ def spectrum(
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
+        unchecked: go on where the network's derivatives are found to be wrong.
         enough: asked of each part after ``num_probes`` and after each further chunk of probes
             whether it has enough of them; all parts go on until all have, or until ``max_probes``
             are taken. None: what ``rel_error`` says.
@@ -103,6 +107,7 @@ def spectrum(
         bn=bn,
         dtype=dtype,
         device=device,
+        unchecked=unchecked,
         on_microbatch=progress.microbatch,
     )
     plan = make_plan(decomposition, asked)
@@ -156,14 +161,18 @@ def spectrum(
             norm=float(gradient.vector.norm(dtype=torch.float64)),
             rayleigh={part: results[f"{part}.rayleigh"] for part in asked.parts},
         ),
-        checks=Checks(decomposition.residual(asked.seed), max(asymmetries, default=None)),
+        checks=Checks(
+            decomposition.residual(asked.seed),
+            max(asymmetries, default=None),
+            decomposition.truth,
+        ),
         cost=Cost(
             seconds=time.perf_counter() - began,
             passes=passes,
             products=products,
             peak_memory_bytes=peak_bytes(decomposition.risk.device),
         ),
-        notes=decomposition.notes,
+        notes=(*decomposition.risk.network.notes, *decomposition.notes),
     )
     return qualified(report)
 
