@@ -17,13 +17,13 @@ from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.curvature.truth import Truth, check
-from hessdiag.losses.output_loss import Targets
 from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.linalg.operator import Operator
 from hessdiag.linalg.vectors import Layout, all_finite
 from hessdiag.losses.loss_spec import LossSpec
+from hessdiag.losses.output_loss import Targets
 from hessdiag.parts import PARTS
 from hessdiag.seeds import stream
 

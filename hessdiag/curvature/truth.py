@@ -27,6 +27,7 @@ from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.memory import available_bytes
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
+from hessdiag.losses.output_loss import Targets
 from hessdiag.nets.activations import Activation
 from hessdiag.seeds import stream
 

@@ -172,7 +172,7 @@ def spectrum(
             products=products,
             peak_memory_bytes=peak_bytes(decomposition.risk.device),
         ),
-        notes=(*decomposition.risk.network.notes, *decomposition.notes),
+        notes=decomposition.notes,
     )
     return qualified(report)
 
