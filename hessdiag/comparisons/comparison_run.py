@@ -85,7 +85,7 @@ def compare(
     paired = layouts[0] == layouts[1]
     shared: dict[str, Any] = {**dataclasses.asdict(asked), "eigenvectors": paired}
     if paired and asked.top_k:  # the next eigenvalue tells whether their space is defined
-        shared["top_k"] = min(asked.top_k + 1, layouts[0].size)
+        shared["top_k"] = asked.top_k + (asked.top_k < layouts[0].size)
     done = 0.0
 
     def look(model: nn.Module, seed: int, runs_left: int) -> Report:
