@@ -70,7 +70,7 @@ class Objective:
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(x.device.type, torch.bfloat16))
             try:
-                z = self.model(x)
+                z = self.outputs(x)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 if is_out_of_memory(error):
                     raise
@@ -79,6 +79,10 @@ class Objective:
             z = z.float()
         total = output_loss.summed_loss(z, y, self.loss)
         return z, total / self.weight(z, y, size)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Call the module."""
+        return self.model(x)
 
     @contextmanager
     def frozen_statistics(self) -> Generator[None]:

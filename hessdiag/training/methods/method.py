@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hessdiag.settings import Field, check, fields, typed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
 
+    from hessdiag.losses.loss_spec import LossSpec
     from hessdiag.training.task import Step, Task
 
 TINY = 1e-12
@@ -74,6 +76,49 @@ class Method(ABC):
         summed where a gradient is used: in a perturbation, in a product, in the step. Noise and
         probes are shared, so that the step is that of one process with the whole batch.
         """
+
+    def backward(
+        self,
+        model: nn.Module,
+        batch: Any,
+        loss: LossSpec = "cross-entropy",
+        *,
+        scale: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Step:
+        """Add the step's gradient to ``.grad`` of any module, as ``loss.backward()`` does.
+
+        It is for loops of one's own: an optimizer steps along it, whatever it is. Gradients of
+        several batches add up where the method's step is a mean over the examples
+        (:attr:`is_mean`); elsewhere a ``.grad`` that is not zero is refused.
+
+        Second derivatives are computed in float32, under autocast too. Dropout draws anew in every
+        pass; BatchNorm's statistics, and all other buffers, move once.
+
+        Cost: :attr:`cost` gradients, at best.
+
+        Args:
+            model: in the mode that it is to be trained in; on return only ``.grad`` and buffers
+                have changed.
+            batch: (x, y); x a tensor, or a tuple or mapping of them, passed on as arguments.
+            loss: a name, a torch loss, or any ``loss(z, y)`` that is a mean over the examples.
+            scale: what the gradient is multiplied by; 1/k for k batches of one step.
+            generator: of noise, probes and labels, on the parameters' device; None to seed one
+                from torch's own.
+
+        Returns:
+            The gradient (not scaled), and outputs and loss without the penalty.
+
+        Raises:
+            InputError: gradients that cannot be accumulated; half precision that the method cannot
+                be computed in; a module that is wrapped to work with others; inputs or targets that
+                do not fit.
+        """
+        from hessdiag.training import stepping
+
+        return stepping.backward(
+            self, model, batch, loss, scale=scale, generator=generator
+        )
 
     @classmethod
     def gradient(cls, task: Task) -> Step:
