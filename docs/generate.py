@@ -173,7 +173,26 @@ def _holds(kind: Any, objects: dict[type[Any], None]) -> str:
             return names.get(type(kind).__name__, type(kind).__name__)
 
 
-PAGES = {"commands.md": commands, "library.md": library, "json.md": reports}
+def methods() -> str:
+    """Lay out every method of training with its options."""
+    lines = ["# Methods of training", "", _MADE, ""]
+    lines += ["`hessdiag train --reg NAME`, or `hessdiag.methods` in a loop of your own.", ""]
+    for name, kind in hessdiag.methods.METHODS.items():
+        method = kind()
+        lines += [f"## `{name}`", "", f"`hessdiag.methods.{kind.__name__}` descends {kind.descends}."]
+        lines += [f"A step costs {method.cost:.3g} gradients at best, with the defaults.", ""]
+        lines += [*_docstring(kind), ""]
+        rows = [
+            f"| `{option.flag}` | `{option.name}` | {option.symbol} | {option.meta.description} "
+            f"| `{method.values[option.name]}` |"
+            for option in kind.options().values()
+        ]
+        if rows:
+            lines += ["| option | field | | | default |", "|---|---|---|---|---|", *rows, ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+PAGES = {"commands.md": commands, "library.md": library, "methods.md": methods, "json.md": reports}
 """Files of this folder and what makes them."""
 
 

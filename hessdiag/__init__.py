@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hessdiag.callbacks.monitor import Monitor
     from hessdiag.comparisons.comparison_result import Comparison
     from hessdiag.comparisons.comparison_run import compare, compare_reports
     from hessdiag.curvature.decomposition import Decomposition, Products
@@ -42,6 +43,7 @@ _HOMES = {
     "Plane": "hessdiag.landscapes.planes",
     "Sparsity": "hessdiag.sparsities.sparsity_result",
     "sparsity": "hessdiag.sparsities.sparsity_run",
+    "Monitor": "hessdiag.callbacks.monitor",
     "InputError": "hessdiag.errors",
     "GateReport": "hessdiag.gates.gate_result",
     "gate": "hessdiag.gates.gate_run",
@@ -61,6 +63,7 @@ __all__ = [
     "GateReport",
     "InputError",
     "Landscape",
+    "Monitor",
     "Plane",
     "Products",
     "Profile",

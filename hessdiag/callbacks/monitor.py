@@ -13,10 +13,10 @@ from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.errors import InputError, NotFinite
 from hessdiag.linalg.extreme_pair import ExtremePair, extreme_pair
 from hessdiag.losses.loss_spec import LossSpec
-from hessdiag.metrics import spectrum_metrics as table
-from hessdiag.metrics.spectrum_metrics import Reading
+from hessdiag.metrics import metric_table
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.seeds import stream
-from hessdiag.spectra.spectrum_run import spectrum
+from hessdiag.training.tracking import measured
 
 _ENDS = ("lambda_max", "lambda_min")
 
@@ -61,11 +61,14 @@ class Monitor:
             raise InputError(
                 "`every_n_steps` is out of range", got=every_n_steps, wanted="at least 1"
             )
-        self.metrics = {name: _parsed(name) for name in metrics}
+        for name in metrics:
+            metric_table.parse(name)
+        self.metrics = tuple(metrics)
         self.batches = list(batches) if isinstance(batches, Iterator) else batches
         self.loss, self.every_n_steps = loss, every_n_steps
         self.num_probes, self.seed = num_probes, seed
         self.num_products = 0  # spent on eigenvalues
+        self._num_measured = 0
         self._vectors: dict[str, Tensor] = {}  # found last
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, Reading]:
@@ -75,37 +78,25 @@ class Monitor:
     def measure(self, model: nn.Module) -> dict[str, Reading]:
         """Measure now; a metric that is not finite is NaN, and training goes on."""
         found = {name: Reading(math.nan, None) for name in self.metrics}
+        tracked = [name for name in self.metrics if name.endswith(_ENDS)]
+        others = [name for name in self.metrics if name not in tracked]
+        self._num_measured += 1
         try:
-            sampled = {
-                name: metric
-                for name, metric in self.metrics.items()
-                if not name.endswith(_ENDS)
-            }
-            if sampled:
-                least = table.settings(sampled.values())
-                report = spectrum(
-                    model,
-                    self.batches,
-                    loss=self.loss,
-                    num_probes=self.num_probes,
-                    seed=self.seed,
-                    **least,
-                )
-                readings = {name: table.read(report, metric) for name, metric in sampled.items()}
-                found |= {name: r for name, r in readings.items() if r is not None}
-            if len(sampled) < len(self.metrics):
-                decomposition = Decomposition(model, self.batches, self.loss)
-                for name in self.metrics.keys() - sampled.keys():
-                    pair = self._eigenvalue(decomposition, name)
-                    found[name] = Reading(pair.value, pair.residual)
+            found |= measured(
+                others, model, self.batches, self.loss, num_probes=self.num_probes, seed=self.seed
+            )
+            for name in tracked:
+                found[name] = self._eigenvalue(name, model)
         except NotFinite:
             self._vectors.clear()
         return found
 
-    def _eigenvalue(self, decomposition: Decomposition, name: str) -> ExtremePair:
+    def _eigenvalue(self, name: str, model: nn.Module) -> Reading:
         """Look for an eigenvalue from where it was last, and in a direction at random."""
+        decomposition = Decomposition(model, self.batches, self.loss)
         operator = decomposition.operator(name.partition(".")[0])
-        generator = torch.Generator().manual_seed(stream(self.seed, "monitor", name))
+        seed = stream(self.seed, "monitor", name, self._num_measured)
+        generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(operator.size, generator=generator, dtype=torch.float64)
         rows = [drawn.to(operator.device, operator.dtype)]
         before = self._vectors.get(name)
@@ -120,8 +111,4 @@ class Monitor:
             pair: ExtremePair = end.value
         self.num_products += pair.num_products
         self._vectors[name] = pair.vector
-        return pair
-
-
-def _parsed(name: str) -> Any:
-    return table.parse(name)
+        return Reading(pair.value, pair.residual)

@@ -1,4 +1,4 @@
-"""One extreme eigenpair, from a vector that is nearly it: a few products where little has changed."""
+"""One extreme eigenpair from a vector that is nearly it, in a few products."""
 
 from __future__ import annotations
 

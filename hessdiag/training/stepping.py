@@ -37,7 +37,7 @@ class UsersObjective(Objective):
                 wanted="a tensor (N, …), or something with one as its logits",
                 hint="wrap the network in a module that returns its logits",
             )
-        return z
+        return z.float() if z.dtype.itemsize < 4 else z  # as autocast computes a loss
 
     @contextmanager
     def frozen_statistics(self) -> Generator[None]:

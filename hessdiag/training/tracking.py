@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from hessdiag.curvature.memory import fitting_microbatch
 from hessdiag.curvature.perturbation import perturbation_gap
 from hessdiag.errors import InputError, NotFinite
 from hessdiag.linalg.trace import Estimate
+from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Metric, Missing
 from hessdiag.metrics.metric_reading import Reading
@@ -25,8 +27,6 @@ from hessdiag.spectra.spectrum_result import Report
 from hessdiag.spectra.spectrum_run import spectrum
 from hessdiag.training.feeds import Data, examples
 from hessdiag.training.folder import Config
-
-Batches = list[tuple[Tensor, Tensor]]
 
 SAMPLES = 256  # examples of the fixed sample
 PROBES = 16
@@ -72,36 +72,62 @@ class Tracker:
         What is not finite there is NaN: a run goes on, whatever its curvature.
         """
         found = {name: Reading(math.nan, None) for name in self.names}
-        wanted = {name: metric_table.parse(name) for name in self.names}
-        sources = {
-            "spectrum": self._spectrum,
-            "sparsity": self._sparsity,
-            "perturbation": self._perturbed,
-        }
         with suppress(NotFinite):
             few = Decomposition(model, [(self.x[:2], self.y[:2])], self.loss)
             size = fitting_microbatch(few.risk, len(self.x))
             batches = list(zip(self.x.split(size), self.y.split(size), strict=True))
-            for source, measure in sources.items():
-                group = {name: metric for name, metric in wanted.items() if metric.source == source}
-                if group:
-                    result = measure(model, batches, list(group.values()))
-                    readings = {name: metric.read(result) for name, metric in group.items()}
-                    found |= {n: r for n, r in readings.items() if not isinstance(r, Missing)}
+            options: dict[str, Any] = {
+                "num_probes": PROBES,
+                "seed": self.seed,
+                "sigma2": self.sigma2,
+            }
+            found |= measured(self.names, model, batches, self.loss, **options)
         return found
 
-    def _spectrum(self, model: nn.Module, batches: Batches, metrics: list[Metric]) -> Report:
-        least = metric_table.settings(metrics)
-        return spectrum(model, batches, loss=self.loss, num_probes=PROBES, seed=self.seed, **least)
 
-    def _sparsity(self, model: nn.Module, batches: Batches, _: list[Metric]) -> Shares:
-        return sparsity(model, batches, loss=self.loss).total
+def measured(
+    names: Iterable[str],
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: LossSpec,
+    *,
+    num_probes: int,
+    seed: int,
+    sigma2: float = 0.0,
+) -> dict[str, Reading]:
+    """Measure metrics of any source, each source once; those that it lacks are left out.
 
-    def _perturbed(self, model: nn.Module, batches: Batches, _: list[Metric]) -> Perturbed:
-        sigma2 = self.sigma2 or _SIGMA2
-        risk = Decomposition(model, batches, self.loss).risk
-        gap = perturbation_gap(risk, sigma2, num_pairs=PROBES, seed=self.seed)
-        return Perturbed(gap, gap.times(2 / sigma2))
+    Raises:
+        NotFinite: a loss, a gradient or a product.
+    """
+    probes: dict[str, Any] = {"seed": seed, "num_probes": num_probes}
+
+    def of_spectrum(metrics: list[Metric]) -> Report:
+        return spectrum(model, batches, loss=loss, **probes, **metric_table.settings(metrics))
+
+    def of_sparsity(_: list[Metric]) -> Shares:
+        return sparsity(model, batches, loss=loss).total
+
+    def of_perturbation(_: list[Metric]) -> Perturbed:
+        variance = sigma2 or _SIGMA2
+        risk = Decomposition(model, batches, loss).risk
+        gap = perturbation_gap(risk, variance, num_pairs=num_probes, seed=seed)
+        return Perturbed(gap, gap.times(2 / variance))
+
+    sources = {
+        "spectrum": of_spectrum,
+        "sparsity": of_sparsity,
+        "perturbation": of_perturbation,
+    }
+    wanted = {name: metric_table.parse(name) for name in names}
+    found: dict[str, Reading] = {}
+    for source, measure in sources.items():
+        group = {name: metric for name, metric in wanted.items() if metric.source == source}
+        if group:
+            result = measure(list(group.values()))
+            readings = {name: metric.read(result) for name, metric in group.items()}
+            found |= {n: r for n, r in readings.items() if not isinstance(r, Missing)}
+    return found
 
 
 def make_tracker(

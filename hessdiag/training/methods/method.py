@@ -116,9 +116,7 @@ class Method(ABC):
         """
         from hessdiag.training import stepping
 
-        return stepping.backward(
-            self, model, batch, loss, scale=scale, generator=generator
-        )
+        return stepping.backward(self, model, batch, loss, scale=scale, generator=generator)
 
     @classmethod
     def gradient(cls, task: Task) -> Step:
