@@ -179,7 +179,11 @@ def methods() -> str:
     lines += ["`hessdiag train --reg NAME`, or `hessdiag.methods` in a loop of your own.", ""]
     for name, kind in hessdiag.methods.METHODS.items():
         method = kind()
-        lines += [f"## `{name}`", "", f"`hessdiag.methods.{kind.__name__}` descends {kind.descends}."]
+        lines += [
+            f"## `{name}`",
+            "",
+            f"`hessdiag.methods.{kind.__name__}` descends {kind.descends}.",
+        ]
         lines += [f"A step costs {method.cost:.3g} gradients at best, with the defaults.", ""]
         lines += [*_docstring(kind), ""]
         rows = [

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessdiag.curvature.calling import plain_calls
+from hessdiag.curvature.calling import eager_calls, without_checkpointing
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.errors import InputError
 from hessdiag.losses.loss_spec import LossSpec
@@ -71,7 +71,8 @@ def backward(
         seed = int(torch.randint(2**62, ()))
         generator = torch.Generator(weights[0].device).manual_seed(seed)
     with ExitStack() as stack:
-        stack.enter_context(plain_calls(torch.get_default_dtype()))
+        stack.enter_context(eager_calls(torch.get_default_dtype()))
+        stack.enter_context(without_checkpointing())
         stack.enter_context(exact_kernels() if method.second_derivative else torch.enable_grad())
         objective = UsersObjective(model, loss)
         x, y = batch
