@@ -36,6 +36,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
         kinds = {kind.__name__ for kind in type(model).__mro__}
         if kinds.intersection(_SHARDED):
             raise _sharded(type(model).__name__)
+        if isinstance(model, torch.jit.ScriptModule):  # it is refused where it is copied
+            return model
         inner = model.module if isinstance(model, _PARALLEL) else None
         for name in _WITHIN:
             inner = inner or vars(model)["_modules"].get(name)
@@ -56,6 +58,13 @@ def private_copy(model: nn.Module, place: Callable[[Tensor], Tensor], memo: Memo
         InputError: weights that are not there to be copied.
     """
     model = unwrapped(model)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                "the network is compiled by TorchScript, which hides what it computes",
+                got=name or type(module).__name__,
+                wanted="the module that it was made from",
+            )
     for name, parameter in model.named_parameters():
         _check_there(name, parameter)
         if id(parameter) not in memo:

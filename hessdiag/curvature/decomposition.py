@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from hessdiag.curvature.as_called import few_examples
 from hessdiag.curvature.heads import OutputSpec
-from hessdiag.curvature.kernels import exact_kernels
+from hessdiag.curvature.kernels import exact_kernels, undisturbed
 from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.risk import EmpiricalRisk
+from hessdiag.curvature.sums import Sums
 from hessdiag.curvature.truth import Truth, check
 from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.linalg import processes
@@ -193,6 +194,7 @@ class Decomposition:
             raise unknown("part", part, PARTS)
         return PartOperator(self, part)
 
+    @undisturbed()
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer all requests in one pass: each microbatch is linearised once.
 
@@ -210,7 +212,7 @@ class Decomposition:
                 answers = self.in_type(dtype).answer([requests[i] for i in own])
                 given |= dict(zip(own, answers, strict=True))
             return [given[i] for i in range(len(requests))]
-        sums = [_Sums(request) for request in requests]
+        sums = [Sums(request) for request in requests]
         is_linear = True
         tally = torch.zeros(5, dtype=torch.float64, device=self.risk.device)
         gradient = torch.zeros(self.num_parameters, dtype=self.risk.dtype, device=self.risk.device)
@@ -260,6 +262,7 @@ class Decomposition:
         if self.truth is not None and not self.unchecked:
             self.truth.judge()
 
+    @undisturbed()
     def residual(self, seed: int = 0) -> float:
         """Compute ‖H v − (G v + N v)‖/‖H v‖ for a random v on the first microbatch.
 
@@ -315,39 +318,6 @@ class Decomposition:
                     got="NaN or Inf",
                     hint="try --dtype float64, or smaller vectors",
                 )
-
-
-class _Sums:
-    """Sums over the examples of the products that one request asks for."""
-
-    def __init__(self, request: Request) -> None:
-        self.vectors, self.parts = request.vectors, request.parts
-        # H alone is summed in place; beside both of its parts it is their sum at the end
-        derived = self.parts >= {"gn", "nme"}
-        self.rows = {
-            part: torch.zeros_like(self.vectors)
-            for part in sorted(self.parts)  # the same order in all processes
-            if not (derived and part == "hessian")
-        }
-
-    def add(self, local: Linearisation, layout: Layout) -> None:
-        gn, nme = not self.parts.isdisjoint({"hessian", "gn"}), self.parts != {"gn"}
-        for index, vector in enumerate(self.vectors):
-            found = local.products(layout.unflatten(vector), gn=gn, nme=nme)
-            for part, rows in self.rows.items():
-                for tensors, name in zip(found, ("gn", "nme"), strict=True):
-                    if tensors is not None and part in (name, "hessian"):
-                        for target, tensor in zip(
-                            layout.unflatten(rows[index]), tensors, strict=True
-                        ):
-                            target += tensor
-
-    def finish(self, weight: float) -> Answer:
-        for rows in self.rows.values():
-            rows /= weight
-        if "hessian" in self.parts and "hessian" not in self.rows:
-            self.rows["hessian"] = self.rows["gn"] + self.rows["nme"]
-        return self.rows
 
 
 class PartOperator(Operator):

@@ -1,0 +1,44 @@
+"""Sums over the examples of the products that are asked for in one pass."""
+
+from __future__ import annotations
+
+import torch
+
+from hessdiag.curvature.linearisation import Linearisation
+from hessdiag.linalg.driver import Answer, Request
+from hessdiag.linalg.vectors import Layout
+
+
+class Sums:
+    """Sums over the examples of the products that one request asks for."""
+
+    def __init__(self, request: Request) -> None:
+        self.vectors, self.parts = request.vectors, request.parts
+        # H alone is summed in place; beside both of its parts it is their sum at the end
+        derived = self.parts >= {"gn", "nme"}
+        self.rows = {
+            part: torch.zeros_like(self.vectors)
+            for part in sorted(self.parts)  # the same order in all processes
+            if not (derived and part == "hessian")
+        }
+
+    def add(self, local: Linearisation, layout: Layout) -> None:
+        """Add the products of one microbatch."""
+        gn, nme = not self.parts.isdisjoint({"hessian", "gn"}), self.parts != {"gn"}
+        for index, vector in enumerate(self.vectors):
+            found = local.products(layout.unflatten(vector), gn=gn, nme=nme)
+            for part, rows in self.rows.items():
+                for tensors, name in zip(found, ("gn", "nme"), strict=True):
+                    if tensors is not None and part in (name, "hessian"):
+                        for target, tensor in zip(
+                            layout.unflatten(rows[index]), tensors, strict=True
+                        ):
+                            target += tensor
+
+    def finish(self, weight: float) -> Answer:
+        """Turn the sums into means."""
+        for rows in self.rows.values():
+            rows /= weight
+        if "hessian" in self.parts and "hessian" not in self.rows:
+            self.rows["hessian"] = self.rows["gn"] + self.rows["nme"]
+        return self.rows
