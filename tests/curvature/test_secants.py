@@ -101,7 +101,7 @@ def test_relu_has_curvature_that_the_pointwise_hessian_misses():
     model = seeded(lambda: mlp(nn.ReLU, 4, 60, 60, 3))
     batches = split(normal(40, 4), labels(40), 40)
     report = hessdiag.spectrum(
-        model, batches, num_probes=16, top_k=0, density=False, finite_radius=0.02
+        model, batches, num_probes=64, top_k=0, density=False, finite_radius=0.02
     )
     found = report.finite_radius
     assert found is not None
