@@ -57,7 +57,7 @@ class Epoch:
         """
         try:
             return msgspec.convert(row, cls)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeError) as error:  # keys that are no Unicode
             raise InputError("an epoch's row is damaged", got=str(error)[:160]) from error
 
     def to_row(self) -> dict[str, Any]:

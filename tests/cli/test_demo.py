@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from hessdiag.cli.options import QuietOption
+import hessdiag.cli.app as _app  # before its commands are replaced
+from hessdiag.cli.options import OutputOptions, QuietOption
 from tests.cli.conftest import Run
 from tests.cli.test_bad_input import refused
 from tests.cli.test_train import FILES
@@ -30,6 +31,7 @@ def test_the_demo(run: Run, here: Path):
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
     """Let the demo's commands do nothing, and note with what they are called."""
+    assert _app
     noted: list[list[Any]] = []
     for command in ("train", "spectrum", "sparsity", "gate", "report"):
         path = f"hessdiag.cli.{command}.{command}"
@@ -43,7 +45,8 @@ def test_the_demo_shows_its_commands_as_they_are(run: Run, here: Path, calls, ou
     assert outcome.code == 0, outcome.err
     assert outcome.out.count(out) >= 4
     assert out in calls[0]
-    assert calls[1][-1].plot == f"{out}/spectrum.png"
+    (output,) = (given for given in calls[1] if isinstance(given, OutputOptions))
+    assert output.plot == f"{out}/spectrum.png"
 
 
 def test_the_demo_can_be_quiet(run: Run, here: Path, calls):

@@ -103,7 +103,7 @@ def test_verdicts_and_exit_codes_on_a_checkpoint(run: Run, checkpoint: Path, her
         return outcome.code, [finding["verdict"] for finding in findings]
 
     assert gate("--max", "hessian.trace=1e9", "--min", "accuracy=0") == (0, ["pass", "pass"])
-    assert gate("--max", "hessian.trace=0", "--max", "loss=1e9") == (1, ["fail", "pass"])
+    assert gate("--max", "hessian.trace=-1e9", "--max", "loss=1e9") == (1, ["fail", "pass"])
     value = json.loads((here / "g.json").read_text())["readings"]["hessian.trace"]["value"]
     assert gate("--max", f"hessian.trace={value}", "--max", "loss=1e9") == (
         3,

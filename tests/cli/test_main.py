@@ -84,7 +84,7 @@ def test_without_a_command_the_help_is_shown(run: Run):
     [
         (["spectra"], "No such command 'spectra'.*spectrum"),
         (["spectrum", "x.safetensors", "--topk", "3"], "No such option: --topk.*--top-k"),
-        (["spectrum"], "(?i)Missing argument 'checkpoint'"),
+        (["gate"], "(?i)Missing argument 'subject'"),
         (["spectrum", "x.safetensors", "--top-k", "many"], "Invalid value for '--top-k'.*integer"),
         (["spectrum", "x.safetensors", "--top-k"], "requires an argument"),
         (["train", "--epoch", "3"], "No such option: --epoch.*--epochs"),

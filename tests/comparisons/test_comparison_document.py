@@ -83,7 +83,7 @@ def test_each_part_has_a_chart_with_both_densities_on_one_axis():
         assert labels == ["A: run/model.safetensors", "B: run/other.safetensors"]
 
 
-def test_of_reports_the_probes_are_independent():
+def test_of_reports_of_one_seed_the_probes_are_the_same():
     item = RESULTS["compare, of reports"]().document().blocks[0].items[0]
     assert isinstance(item, Table)
-    assert "independent probes" in item.caption
+    assert "the same probes" in item.caption

@@ -192,8 +192,8 @@ def test_the_result_says_what_it_is():
         params=("fc1.*", "fc2.*"),
     )
     assert found.notes == ()
-    assert found.seconds > 0
-    assert found.peak_memory_bytes > 0
+    assert found.cost.seconds > 0
+    assert found.cost.peak_memory_bytes > 0
 
 
 def test_float32_agrees_with_float64():
