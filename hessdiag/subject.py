@@ -20,7 +20,7 @@ from hessdiag.data.preparation import AT_MOST
 from hessdiag.errors import InputError, unknown
 from hessdiag.linalg import processes
 from hessdiag.metadata import ModelSpec, Provenance
-from hessdiag.nets import checkpoints, models
+from hessdiag.nets import checkpoints, libraries, models
 from hessdiag.nets.assembly import assemble
 from hessdiag.nets.checkpoints import Checkpoint, Choice
 from hessdiag.seeds import stream
@@ -75,6 +75,12 @@ class Subject:
         device = next(self.model.parameters()).device
         return dataclasses.replace(self, spec=spec, model=model.to(device).eval())
 
+    @property
+    def can_be_initialised(self) -> bool:
+        """Whether the network can be built without its checkpoint."""
+        name = self.spec.name
+        return not factories.is_of_library(name) or libraries.can_build(name)
+
     def initialised(self, seed: int = 0) -> Subject:
         """The same network before training, its BatchNorm statistics those of the sample.
 
@@ -86,7 +92,8 @@ class Subject:
         meta = self.checkpoint.metadata if self.checkpoint else None
         known = meta.seed if meta else None
         seed = seed if known is None else known
-        model = models.build(self.spec, seed=stream(seed, "init"))
+        offered = self.checkpoint.arguments if self.checkpoint else None
+        model = models.build(self.spec, seed=stream(seed, "init"), offered=offered)
         if meta is not None and meta.recipe in RECIPES:
             initialise(RECIPES[meta.recipe], model, stream(seed, "head"))
         device = next(self.model.parameters()).device

@@ -23,6 +23,13 @@ class ModelOptions:
     ] = None
     activation: Annotated[str | None, option("relu, gelu, beta_gelu, silu, tanh, …")] = None
     beta: Annotated[float | None, option("β of the activation.")] = None
+    model_arg: Annotated[
+        tuple[str, ...] | None,
+        option(
+            "An argument of the network, such as num_classes=10; may be repeated.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -64,15 +71,8 @@ class SeedOption:
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """Which weights of a checkpoint, and with which arguments their network is built."""
+    """Which weights of a checkpoint."""
 
-    model_arg: Annotated[
-        tuple[str, ...] | None,
-        option(
-            "An argument of the network, such as num_classes=10; may be repeated.",
-            metavar="NAME=VALUE",
-        ),
-    ] = None
     key: Annotated[
         str | None,
         option("The state dict within the checkpoint, or a prefix of its tensors' names."),

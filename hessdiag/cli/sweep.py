@@ -67,6 +67,7 @@ def sweep(
         strengths=several(strengths),
         changes={
             "model": network.model,
+            "model_arg": network.model_arg,
             "data": base.data,
             "epochs": base.epochs,
             "lr": base.lr,

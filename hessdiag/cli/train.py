@@ -146,6 +146,7 @@ def train(
             "model": network.model,
             "activation": network.activation,
             "beta": network.beta,
+            "model_arg": network.model_arg,
             "data": base.data,
             "epochs": base.epochs,
             "lr": base.lr,

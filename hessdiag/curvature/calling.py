@@ -148,6 +148,8 @@ _HINTS = {
     r"dtype|scalar type|Long|Expected .* type": "inputs of whole numbers are taken as indices, all "
     "others as real numbers",
     r"same device|on device": "pass device=, so that network and data are on one",
+    r"to have \d+ channels, but got": "the images have another number of channels: give the "
+    "network theirs (timm's by `model_arg` in_chans=1), or convert the images",
     r"size|shape|dimension|channels|mat1": "check that the network and the data belong together",
 }
 """What to do about an error of the network's, by what it says."""

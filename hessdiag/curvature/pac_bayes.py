@@ -111,7 +111,7 @@ def pac_bayes_bound(
     risk = decomposition.risk
     for name, count in (("num_train", num_train), ("num_probes", num_probes)):
         if count < 1:
-            raise InputError(f"{name} is too small", got=count, wanted="at least 1")
+            raise InputError(f"`{name}` is too small", got=count, wanted="at least 1")
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise InputError("ε is out of range", got=epsilon, wanted="a finite number above 0")
     if radius is not None and not (math.isfinite(radius) and radius >= 0):

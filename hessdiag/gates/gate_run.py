@@ -74,9 +74,11 @@ def gate(
         batches = list(batches)
     chosen = _settled(limits)
     if max_probes < FIRST_LOOK:
-        raise InputError("max_probes is too small", got=max_probes, wanted=f"at least {FIRST_LOOK}")
+        raise InputError(
+            "`max_probes` is too small", got=max_probes, wanted=f"at least {FIRST_LOOK}"
+        )
     if max_seconds is not None and not max_seconds >= 0:
-        raise InputError("max_seconds is out of range", got=max_seconds, wanted="at least 0")
+        raise InputError("`max_seconds` is out of range", got=max_seconds, wanted="at least 0")
     bases = _bases(chosen, baseline, confidence)
     decomposition = Decomposition(model, batches, **network)
     wanted = {

@@ -107,7 +107,7 @@ def landscape(
     began = time.perf_counter()
     axis = make_axis(resolution, radius, num_values=7 if num_probes else 3)
     if num_probes < 0:
-        raise InputError("num_probes is too small", got=num_probes, wanted="at least 0")
+        raise InputError("`num_probes` is too small", got=num_probes, wanted="at least 0")
     if plane is not None and weights is not None:
         raise InputError(
             "two weights span a plane of their own",

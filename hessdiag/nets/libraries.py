@@ -20,8 +20,7 @@ def build(spec: ModelSpec) -> nn.Module:
         InputError: the library is not installed or has no such network, or it cannot be built.
     """
     library, _, name = spec.name.partition(":")
-    make = {"timm": _timm, "torchvision": _torchvision}.get(library)
-    if make is None:
+    if library not in _MAKERS:
         raise InputError(
             f"the network {spec.name} is known from its checkpoint only",
             hint="name the folder that save_pretrained wrote as the checkpoint",
@@ -29,7 +28,7 @@ def build(spec: ModelSpec) -> nn.Module:
     arguments = dict(spec.arguments)
     if spec.num_classes is not None:
         arguments.setdefault("num_classes", spec.num_classes)
-    builder = make(name)
+    builder = _MAKERS[library](name)
     try:
         return builder(**arguments)
     except Exception as error:  # the library may raise anything for arguments that it cannot take
@@ -38,6 +37,11 @@ def build(spec: ModelSpec) -> nn.Module:
             got=f"{type(error).__name__}: {error}",
             wanted=f"arguments that it takes, not {_listed(arguments)}" if arguments else None,
         ) from error
+
+
+def can_build(name: str) -> bool:
+    """Tell whether a network of a library can be built by its name, without a checkpoint."""
+    return name.partition(":")[0] in _MAKERS
 
 
 def num_classes(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> int | None:
@@ -79,6 +83,9 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
         return builder(**{**arguments, **none})
 
     return make
+
+
+_MAKERS = {"timm": _timm, "torchvision": _torchvision}
 
 
 def _imported(name: str) -> Any:

@@ -79,7 +79,7 @@ def sparsity(
     began = time.perf_counter()
     check_threshold(threshold)
     if num_probes < 1:
-        raise InputError("num_probes is too small", got=num_probes, wanted="at least 1")
+        raise InputError("`num_probes` is too small", got=num_probes, wanted="at least 1")
     decomposition = Decomposition(
         model,
         batches,

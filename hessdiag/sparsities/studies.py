@@ -51,7 +51,8 @@ def study(
     subjects = [subject]
     if betas:
         subjects = [subject.with_activation(spec.activation, beta) for beta in betas]
-    kinds = ["initial"] if with_initial or subject.checkpoint is None else []
+    can_look = with_initial and subject.can_be_initialised
+    kinds = ["initial"] if can_look or subject.checkpoint is None else []
     kinds += ["trained"] if subject.checkpoint else []
     total = len(subjects) * len(kinds)
     looks: list[Sparsity] = []
@@ -96,7 +97,10 @@ def study(
         cost=Seconds(sum(found.cost.seconds for found in looks)),
         notes=tuple(note for found in looks for note in found.notes),
     )
-    return qualified(whole, _notes(subject, subjects, kinds)).of(subject.provenance())
+    notes = _notes(subject, subjects, kinds)
+    if with_initial and not subject.can_be_initialised:
+        notes.append("without the network before training: only its checkpoint tells what it is")
+    return qualified(whole, notes).of(subject.provenance())
 
 
 def _notes(subject: Subject, subjects: Sequence[Subject], kinds: Sequence[str]) -> list[str]:

@@ -134,7 +134,7 @@ def initialise(recipe: Recipe, model: nn.Module, seed: int = 0) -> None:
         scales = _last_scales(model)
         if not scales:
             raise InputError(
-                "zero_gamma needs residual blocks that end in BatchNorm",
+                "`zero_gamma` needs residual blocks that end in BatchNorm",
                 got=f"the network {recipe.model}, which has none",
                 wanted="one of torchvision's ResNets",
                 hint="set zero_gamma = false",
@@ -145,7 +145,7 @@ def initialise(recipe: Recipe, model: nn.Module, seed: int = 0) -> None:
         heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
         if not heads:
             raise InputError(
-                "head_std needs a classifier that is a linear layer",
+                "`head_std` needs a classifier that is a linear layer",
                 got=f"the network {recipe.model}, which has none",
                 hint="leave head_std out",
             )

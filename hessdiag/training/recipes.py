@@ -34,6 +34,9 @@ class Recipe:
     beta: Annotated[
         float | None, option("The activation's β where it takes one.", ge=0, le=_LARGEST)
     ] = None
+    model_arg: Annotated[
+        tuple[str, ...], option("Arguments of timm's or torchvision's network: name=value.")
+    ] = ()
     loss: Annotated[str, option("Name of the loss.", choices=loss_names.NAMES)] = "cross-entropy"
     optimizer: Annotated[
         str, option("Class in torch.optim; of the next four it takes what it has.")
@@ -219,8 +222,8 @@ def override(
 ) -> Recipe:
     """Replace the fields of a recipe that are not None.
 
-    What belonged to the old choice goes with it: β with the activation, mean and std with the data,
-    the method's options with the method.
+    What belonged to the old choice goes with it: β with the activation, arguments with the network,
+    mean and std with the data, the method's options with the method.
 
     Args:
         recipe: to start from.
@@ -245,6 +248,8 @@ def override(
         given.get("model", "")
     ):  # a factory chooses its own activation
         given |= {"activation": None, "beta": None}
+    if given.get("model", recipe.model) != recipe.model:
+        given = {"model_arg": ()} | given
     if given.get("data", recipe.data) != recipe.data:
         given = {"mean": None, "std": None} | given
     changed = replace(recipe, **given)

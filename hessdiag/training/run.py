@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessdiag import factories
 from hessdiag.curvature.kernels import exact_kernels, repeatable_kernels
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
@@ -47,7 +48,12 @@ class Run:
         self.config, self.data, self.out, self.device = config, data, out, device
         recipe, seed = config.recipe, config.seed
         self.spec = ModelSpec(
-            recipe.model, recipe.activation, recipe.beta, data.num_classes, data.input_shape
+            recipe.model,
+            recipe.activation,
+            recipe.beta,
+            data.num_classes,
+            data.input_shape,
+            factories.arguments(recipe.model_arg),
         )
         self.model = models.build(self.spec, seed=stream(seed, "init"))
         initialise(recipe, self.model, stream(seed, "head"))

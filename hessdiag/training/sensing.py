@@ -191,7 +191,7 @@ def _check(settings: Settings) -> None:
     for name in ("dimension", "rank", "num_measurements", "steps", "num_pairs"):
         if getattr(settings, name) < 1:
             raise InputError(
-                f"{name} is too small", got=getattr(settings, name), wanted="at least 1"
+                f"`{name}` is too small", got=getattr(settings, name), wanted="at least 1"
             )
     if settings.rank > settings.dimension:
         raise InputError(

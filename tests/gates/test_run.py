@@ -240,9 +240,9 @@ def test_a_single_probe_concludes_nothing():
         ({"confidence": 1.0}, "confidence is out of range"),
         ({"confidence": 0.0}, "confidence is out of range"),
         ({"confidence": math.nan}, "confidence is out of range"),
-        ({"max_probes": 31}, "max_probes is too small.*at least 32"),
-        ({"max_seconds": -1}, "max_seconds is out of range"),
-        ({"max_seconds": math.nan}, "max_seconds is out of range"),
+        ({"max_probes": 31}, "max_probes` is too small.*at least 32"),
+        ({"max_seconds": -1}, "max_seconds` is out of range"),
+        ({"max_seconds": math.nan}, "max_seconds` is out of range"),
         ({"limits": [Limit("max-increase", "loss", 1)]}, "no baseline.*--write-baseline"),
         (
             {"limits": [Limit("max-increase", "loss", 1)], "baseline": "none.json"},

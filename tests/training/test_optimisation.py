@@ -275,8 +275,8 @@ def test_a_recipe_without_a_start_of_its_own_changes_nothing():
 
 
 def test_networks_that_have_no_such_part_are_refused():
-    with pytest.raises(InputError, match=r"(?s)zero_gamma needs residual blocks.*zero_gamma = f"):
+    with pytest.raises(InputError, match=r"(?s)`zero_gamma` needs residual blocks.*zero_gamma = f"):
         initialise(IMAGENET, net())
     recipe = replace(IMAGENET, zero_gamma=False)
-    with pytest.raises(InputError, match="head_std needs a classifier"):
+    with pytest.raises(InputError, match="`head_std` needs a classifier"):
         initialise(recipe, nn.Sequential(nn.Conv2d(1, 2, 1)))

@@ -150,12 +150,12 @@ def test_divergence_is_a_value() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"dimension": 0}, "dimension is too small"),
-        ({"rank": 0}, "rank is too small"),
+        ({"dimension": 0}, "`dimension` is too small"),
+        ({"rank": 0}, "`rank` is too small"),
         ({"rank": 6}, "the rank is out of range"),
-        ({"num_measurements": 0}, "num_measurements is too small"),
-        ({"steps": 0}, "steps is too small"),
-        ({"num_pairs": 0}, "num_pairs is too small"),
+        ({"num_measurements": 0}, "`num_measurements` is too small"),
+        ({"steps": 0}, "`steps` is too small"),
+        ({"num_pairs": 0}, "`num_pairs` is too small"),
         ({"lr": -1.0}, "lr is out of range"),
         ({"lr": math.inf}, "lr is out of range"),
         ({"sigma": -0.1}, "sigma is out of range"),
