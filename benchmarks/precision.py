@@ -19,9 +19,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hessdiag.linalg import devices
 from hessdiag.metadata import ModelSpec
 from hessdiag.nets.models import build
-from hessdiag.subject import resolve_device
 
 QUANTITIES = ("gradient", "H v", "G v", "N v")
 
@@ -34,7 +34,7 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
 ) -> None:
     """Measure the errors."""
-    where = resolve_device(device)
+    where = devices.resolve(device)
     torch.manual_seed(0)
     x = torch.randn(batch_size, 3, 32, 32).to(where)
     y = torch.randint(0, 10, (batch_size,)).to(where)

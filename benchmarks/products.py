@@ -38,10 +38,10 @@ from torch import Tensor, nn
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
+from hessdiag.linalg import devices
 from hessdiag.metadata import ModelSpec
 from hessdiag.nets.models import build
 from hessdiag.parts import PARTS
-from hessdiag.subject import resolve_device
 
 # activation, batch, pixels a side
 CASES = {"wrn16-4": ("gelu", 32, 32), "wrn10-2": ("gelu", 128, 32), "resnet18": ("relu", 32, 64)}
@@ -216,7 +216,7 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write it here.")] = None,
 ) -> None:
     """Time products with vectors, here and by peers."""
-    where, names = resolve_device(device), cases.split(",")
+    where, names = devices.resolve(device), cases.split(",")
     if not CASES.keys() >= set(names):
         raise typer.BadParameter(f"the cases are {', '.join(CASES)}")
     torch.set_num_threads(threads or torch.get_num_threads())

@@ -30,9 +30,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch.nn import functional as F
 
+from hessdiag.linalg import devices
 from hessdiag.metadata import ModelSpec
 from hessdiag.nets.models import build
-from hessdiag.subject import resolve_device
 from hessdiag.training import methods
 from hessdiag.training.objective import Objective
 from hessdiag.training.task import Streams, Task
@@ -165,7 +165,7 @@ def main(
     if not methods.METHODS.keys() >= set(names.split(",")):
         raise typer.BadParameter(f"the methods are {', '.join(methods.METHODS)}")
     torch.set_num_threads(threads or torch.get_num_threads())
-    problem = Problem(network, activation, batch, resolve_device(device))
+    problem = Problem(network, activation, batch, devices.resolve(device))
     contenders = [Contender(UNIT, problem.plain_sgd), *map(problem.contender, names.split(","))]
     measure(contenders, repeats, problem.device)
     rows, machine = summarise(contenders), describe(problem.device)

@@ -72,10 +72,9 @@ def _among_processes(command: Callable[..., None], *, shared: bool) -> Callable[
                 got=f"{num_processes} processes of torchrun",
                 wanted="train, train resume or spectrum",
             )
-        from hessdiag.linalg import processes
-        from hessdiag.subject import resolve_device
+        from hessdiag.linalg import devices, processes
 
-        with processes.joined(resolve_device(given["device"])):
+        with processes.joined(devices.resolve(given["device"])):
             command(**{**given, "quiet": given["quiet"] or not processes.is_first()})
 
     return run

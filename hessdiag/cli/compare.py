@@ -99,7 +99,7 @@ def _of_checkpoints(
 ) -> Comparison:
     from hessdiag import compare as compute
     from hessdiag.comparisons.comparison_run import check_same_data
-    from hessdiag.subject import load
+    from hessdiag.subjects.subject import load
 
     first = load(a, subject)
     second = load(b, subject, data=first.data.spec, loss=first.loss)

@@ -83,7 +83,7 @@ def gate(
     """
     from hessdiag.cli import console
     from hessdiag.gates import gate_run, limits, readings
-    from hessdiag.subject import load
+    from hessdiag.subjects.subject import load
 
     results.check_targets(output, write_baseline, junit, gitlab)
     found = limits.find(config)

@@ -77,7 +77,7 @@ def landscape(
     """
     from hessdiag import landscape as compute
     from hessdiag.cli import console
-    from hessdiag.subject import load
+    from hessdiag.subjects.subject import load
 
     results.check_targets(output)
     provenance = None

@@ -47,8 +47,8 @@ def sparsity(
     from hessdiag.cli import console
     from hessdiag.nets import activations
     from hessdiag.nets.profiles import check_threshold
-    from hessdiag.sparsities import studies
-    from hessdiag.subject import load
+    from hessdiag.subjects import activation_studies
+    from hessdiag.subjects.subject import load
 
     results.check_targets(output)
     check_threshold(threshold)
@@ -63,7 +63,7 @@ def sparsity(
             activations.settle_beta(activation, value)
     with console.progress("sparsity", quiet=output.quiet) as bar:
         found = load(checkpoint, subject, activation=activation, beta=betas[0] if betas else None)
-        report = studies.study(
+        report = activation_studies.study(
             found,
             betas,
             with_initial=initial,

@@ -30,7 +30,7 @@ def spectrum(
     from hessdiag import spectrum as compute
     from hessdiag.cli import console
     from hessdiag.linalg import processes
-    from hessdiag.subject import load
+    from hessdiag.subjects.subject import load
 
     results.check_targets(output)
     results.check_densities(output, settings)

@@ -48,8 +48,9 @@ def sweep(
     """
     from pathlib import Path
 
-    from hessdiag import files, subject
+    from hessdiag import files
     from hessdiag.cli import console
+    from hessdiag.linalg import devices
     from hessdiag.training import folder, tracking
     from hessdiag.training import sweep as sweeps
     from hessdiag.training.outputs import OUTPUTS, write_report
@@ -81,7 +82,7 @@ def sweep(
         track_every=base.track_every,
     )
     place = Path(out or f"runs/{base.recipe}-sweep")
-    where = subject.resolve_device(running.device)
+    where = devices.resolve(running.device)
     with console.progress("sweep", quiet=output.quiet) as bar:
         for found in sweeps.run(
             planned,

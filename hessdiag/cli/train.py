@@ -133,8 +133,7 @@ def train(
     """
     from pathlib import Path
 
-    from hessdiag import subject
-    from hessdiag.linalg import processes
+    from hessdiag.linalg import devices, processes
     from hessdiag.training import folder, loop, tracking
     from hessdiag.training.configure import configure
 
@@ -168,7 +167,7 @@ def train(
         compile=compiled,
     )
     tracking.check(run.track)
-    where = subject.resolve_device(running.device)
+    where = devices.resolve(running.device)
     name = folder.unused(f"runs/{run.recipe.name}-{run.method.name}") if out is None else Path(out)
     place = processes.agreed(name)
     with folder.owned(place, new=out is None) if processes.is_first() else nullcontext():
@@ -192,15 +191,14 @@ def resume(
     """Go on with a run that was stopped, bit for bit as if it never was (on the same device)."""
     from pathlib import Path
 
-    from hessdiag import subject
     from hessdiag.cli import console
-    from hessdiag.linalg import processes
+    from hessdiag.linalg import devices, processes
     from hessdiag.training import folder, loop, state
 
     place = Path(run)
     trusted = {"model": model, "data": data}
     _check_code(folder.read_config(place), trusted)
-    where = subject.resolve_device(running.device)
+    where = devices.resolve(running.device)
     with folder.owned(place) if processes.is_first() else nullcontext():
         config = folder.read_config(place)
         _check_code(config, trusted)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hessdiag.errors import InputError, unknown
+from hessdiag.linalg import devices
 from hessdiag.results import CheckpointOrigin, DataOrigin, Seconds
 from hessdiag.seeds import stream
-from hessdiag.subject import DTYPES, resolve_device
 from hessdiag.training.sensing_result import (
     TITLES,
     Array,
@@ -58,7 +58,7 @@ def sensing(settings: Settings, on_progress: Callable[[int, int], None] | None =
     """
     _check(settings)
     start = time.monotonic()
-    device = resolve_device(settings.device)
+    device = devices.resolve(settings.device)
     problem = Problem.of(settings, device)
     noise = torch.Generator().manual_seed(stream(settings.seed, "sensing", "noise"))
     shape = (settings.num_pairs, *problem.initial.shape)
@@ -126,7 +126,7 @@ class Problem:
         def normal(name: str, *shape: int) -> Tensor:
             draws = torch.Generator().manual_seed(stream(settings.seed, "sensing", name))
             drawn = torch.randn(shape, generator=draws, dtype=torch.float64)
-            return drawn.to(device, DTYPES[settings.dtype])
+            return drawn.to(device, devices.DTYPES[settings.dtype])
 
         factor = normal("target", d, settings.rank)
         matrices = normal("matrices", settings.num_measurements, d * (d + 1) // 2)
@@ -201,5 +201,5 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"{name} is out of range", got=value, wanted="a number, at least 0")
-    if settings.dtype not in DTYPES:
-        raise unknown("dtype", settings.dtype, DTYPES)
+    if settings.dtype not in devices.DTYPES:
+        raise unknown("dtype", settings.dtype, devices.DTYPES)

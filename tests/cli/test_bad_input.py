@@ -235,7 +235,9 @@ def test_output_paths_are_checked_before_any_work(
     (here / "file").write_text("")
     before = sorted(here.iterdir())
     if words:
-        monkeypatch.setattr("hessdiag.subject.load", lambda *_, **__: pytest.fail("it went on"))
+        monkeypatch.setattr(
+            "hessdiag.subjects.subject.load", lambda *_, **__: pytest.fail("it went on")
+        )
         refused(run("spectrum", checkpoint, option, path), words)
         assert sorted(here.iterdir()) == before
     else:

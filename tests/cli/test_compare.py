@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import hessdiag
-from hessdiag.subject import load
+from hessdiag.subjects.subject import load
 from tests.cli.conftest import FAST, Run, images, tampered
 
 

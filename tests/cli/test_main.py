@@ -213,7 +213,9 @@ def test_out_of_memory_inside_the_network_is_no_matter_of_its_input(run: Run, he
 # --- interruption ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["hessdiag.subject.load", "hessdiag.spectra.spectrum_run.drive"])
+@pytest.mark.parametrize(
+    "where", ["hessdiag.subjects.subject.load", "hessdiag.spectra.spectrum_run.drive"]
+)
 def test_an_interruption(run: Run, checkpoint: Path, here: Path, monkeypatch, where: str):
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

@@ -108,8 +108,8 @@ def test_norms_of_blocks(run: Run, checkpoint: Path):
 
 
 def test_it_is_a_thin_layer_over_the_library(run: Run, checkpoint: Path):
-    from hessdiag import subject
     from hessdiag.sparsities.sparsity_run import sparsity
+    from hessdiag.subjects import subject
 
     found = report(run, checkpoint, "--num-samples", 20, "--dtype", "float64", "--seed", 3)
     at = subject.load(str(checkpoint), num_samples=20, dtype="float64", seed=3)

@@ -12,7 +12,7 @@ from hessdiag.errors import InputError
 from hessdiag.metadata import Metadata, ModelSpec
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
-from hessdiag.subject import load
+from hessdiag.subjects.subject import load
 from hessdiag.training import folder, loop, methods, state
 from hessdiag.training import run as runs
 from hessdiag.training.folder import Config

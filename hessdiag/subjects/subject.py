@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,8 @@ from hessdiag.data import datasets
 from hessdiag.data.datasets import Dataset
 from hessdiag.data.examples import Examples
 from hessdiag.data.preparation import AT_MOST
-from hessdiag.errors import InputError, unknown
-from hessdiag.linalg import processes
+from hessdiag.errors import InputError
+from hessdiag.linalg import devices
 from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.nets import checkpoints, libraries, models
 from hessdiag.nets.assembly import assemble
@@ -31,7 +30,6 @@ from hessdiag.training.recipes import RECIPES
 
 DEFAULT_SAMPLES = AT_MOST
 FRESH_MODEL, FRESH_DATA = "wrn10-1", "digits"
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _CALIBRATION = 256  # examples that set a fresh network's BatchNorm statistics
 
 
@@ -153,7 +151,7 @@ def load(
         InputError: the file, the network or the data cannot be had, or do not belong together.
     """
     options = settled(SubjectOptions, options, changes)
-    where = resolve_device(options.device)
+    where = devices.resolve(options.device)
     if path is None:
         checkpoint, options = None, _fresh(options, as_built)
     else:
@@ -172,7 +170,7 @@ def load(
         data=sample,
         loss=loss,
         batch_size=options.batch_size or sample.num_samples,
-        dtype=DTYPES[options.dtype],
+        dtype=devices.DTYPES[options.dtype],
         notes=notes,
     )
     if options.bn == "batch":
@@ -185,31 +183,6 @@ def load(
     elif options.batch_size is None:
         subject = dataclasses.replace(subject, batch_size=_fitting_batch(subject))
     return subject if checkpoint or as_built else subject.initialised(options.seed)
-
-
-def resolve_device(device: str) -> torch.device:
-    """Turn ``--device`` into a device.
-
-    Raises:
-        InputError: unknown, or CUDA is asked for and not there.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and processes.local_rank():
-        device = f"cuda:{processes.local_rank()}"  # each process of a machine has its own
-    kind, _, index = device.partition(":")
-    numbered = re.fullmatch("[0-9]{1,4}", index) is not None
-    if kind not in ("cpu", "cuda") or (":" in device and not (kind == "cuda" and numbered)):
-        raise unknown("device", device, ("auto", "cpu", "cuda", "cuda:0"))
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(index or 0) >= count:
-            raise InputError(
-                "there is no such CUDA device",
-                got=f"--device {device}, {count} devices seen",
-                hint="use --device cpu; hessdiag doctor shows what is available",
-            )
-    return torch.device(device)
 
 
 def _load_data(checkpoint: Checkpoint | None, options: SubjectOptions) -> Dataset | Examples:

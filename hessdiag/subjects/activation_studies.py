@@ -14,7 +14,7 @@ from hessdiag.nets.profiles import profile
 from hessdiag.results import Seconds
 from hessdiag.sparsities.sparsity_result import Network, Sparsity, Study, qualified
 from hessdiag.sparsities.sparsity_run import sparsity
-from hessdiag.subject import Subject
+from hessdiag.subjects.subject import Subject
 
 
 def study(

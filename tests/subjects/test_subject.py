@@ -11,13 +11,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from hessdiag import subject
 from hessdiag.curvature import memory
 from hessdiag.data import datasets
 from hessdiag.errors import InputError
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
+from hessdiag.subjects import subject
 from hessdiag.training import loop, recipes
 from hessdiag.training.folder import Config
 
@@ -177,18 +177,6 @@ def test_bad_options(path: str, options: dict[str, Any], words: str):
 
     with pytest.raises(InputError, match=words):
         load()
-
-
-@pytest.mark.parametrize("device", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "cuda:999"])
-def test_bad_devices(device: str):
-    with pytest.raises(InputError, match=r"unknown device|no such CUDA device"):
-        subject.resolve_device(device)
-
-
-def test_devices():
-    assert subject.resolve_device("cpu") == torch.device("cpu")
-    wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    assert subject.resolve_device("auto").type == wanted
 
 
 def test_without_a_path_the_network_is_a_fresh_one_on_the_digits():

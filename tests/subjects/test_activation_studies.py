@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from hessdiag import subject
 from hessdiag.data import datasets
 from hessdiag.errors import InputError
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
 from hessdiag.sparsities.sparsity_result import Study
-from hessdiag.sparsities.studies import study
+from hessdiag.subjects import subject
+from hessdiag.subjects.activation_studies import study
 from hessdiag.training import loop
 from hessdiag.training.folder import Config
 from hessdiag.training.recipes import Recipe
@@ -122,7 +122,7 @@ def test_another_activation_keeps_the_weights(path: str):
 
 
 def test_a_beta_for_a_network_that_chooses_is_refused():
-    at = fresh(None, None, model="tests.sparsities.test_studies:chooses")
+    at = fresh(None, None, model="tests.subjects.test_activation_studies:chooses")
     assert [s.title for s in look(at)] == ["activations"]
     with pytest.raises(InputError, match="chooses its own activation"):
         look(at, (1.0, 2.0))

@@ -1,0 +1,1 @@
+"""A checkpoint with its network and data: what every diagnostic command looks at."""
