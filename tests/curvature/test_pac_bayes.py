@@ -161,8 +161,8 @@ def test_progress_is_told_after_each_example() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_train": 0}, "num_train is too small"),
-        ({"num_probes": 0}, "num_probes is too small"),
+        ({"num_train": 0}, "`num_train` is too small"),
+        ({"num_probes": 0}, "`num_probes` is too small"),
         ({"epsilon": 0.0}, "ε is out of range"),
         ({"epsilon": math.nan}, "ε is out of range"),
         ({"epsilon": math.inf}, "ε is out of range"),

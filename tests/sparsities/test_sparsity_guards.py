@@ -177,7 +177,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "threshold 1": ({"threshold": 1.0}, "threshold is out of range"),
     "threshold -1": ({"threshold": -1.0}, "threshold is out of range"),
     "threshold NaN": ({"threshold": float("nan")}, "threshold is out of range"),
-    "no probes": ({"num_probes": 0}, "num_probes is too small"),
+    "no probes": ({"num_probes": 0}, "`num_probes` is too small"),
     "bn": ({"bn": "evil"}, "unknown BatchNorm mode"),
     "loss": ({"loss": "mze"}, "unknown loss"),
     "params": ({"params": "fc9.*"}, "no trainable parameter"),
