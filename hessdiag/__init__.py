@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hessdiag.block_maps.blocks_result import Blocks
+    from hessdiag.block_maps.blocks_run import blocks
     from hessdiag.callbacks.monitor import Monitor
     from hessdiag.comparisons.comparison_result import Comparison
     from hessdiag.comparisons.comparison_run import compare, compare_reports
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Blocks": "hessdiag.block_maps.blocks_result",
+    "blocks": "hessdiag.block_maps.blocks_run",
     "Comparison": "hessdiag.comparisons.comparison_result",
     "compare": "hessdiag.comparisons.comparison_run",
     "compare_reports": "hessdiag.comparisons.comparison_run",
@@ -56,6 +60,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Blocks",
     "Comparison",
     "CrossEntropy",
     "Decomposition",
@@ -70,6 +75,7 @@ __all__ = [
     "Report",
     "Sparsity",
     "__version__",
+    "blocks",
     "compare",
     "compare_reports",
     "gate",

@@ -9,7 +9,7 @@ from msgspec import structs
 from torch import nn
 
 import hessdiag
-from hessdiag import Comparison, Landscape, Report, Sparsity
+from hessdiag import Blocks, Comparison, Landscape, Report, Sparsity
 from hessdiag.comparisons.comparison_run import compare_reports
 from hessdiag.landscapes import two_weights
 from hessdiag.metadata import ModelSpec, Provenance
@@ -129,6 +129,13 @@ def descents(lr: float) -> Sensing:
     return sensing(Settings(6, 2, 12, lr=lr, steps=40, num_pairs=2, dtype="float32", device="cpu"))
 
 
+@functools.cache
+def blocks() -> Blocks:
+    """Some layers multiplied out, some sampled."""
+    model, batches, loss = BY_NAME["mlp-gelu"]
+    return hessdiag.blocks(model, batches, loss=loss, num_probes=14)
+
+
 def comparison() -> Comparison:
     """Two networks that meet the same probes."""
     model, batches, loss = BY_NAME["mlp-gelu"]
@@ -160,6 +167,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "landscape, two activations": two_activations,
     "landscape, with a gap": gappy,
     "landscape, empty": empty,
+    "blocks": lambda: blocks().of(PROVENANCE),
+    "blocks, of a network without a name": blocks,
     "train": lambda: train_result.report(runs.finished()),
     "train, bare": lambda: train_result.report(runs.bare()),
     "train, under way": lambda: train_result.unfinished(runs.finished().config, runs.EPOCHS[:2]),

@@ -27,7 +27,7 @@ FLOORS = (
     },
     {"linalg", "nets", "data", "losses", "show"},
     {"curvature", "results"},
-    {"spectra", "landscapes"},
+    {"spectra", "landscapes", "block_maps"},
     {"metrics"},
     {"sparsities", "comparisons"},
     {"training", "gates"},

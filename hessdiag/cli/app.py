@@ -11,6 +11,7 @@ import typer
 
 from hessdiag import __version__
 from hessdiag.cli import (
+    blocks,
     compare,
     demo,
     doctor,
@@ -129,6 +130,7 @@ for command in (
     spectrum.spectrum,
     sparsity.sparsity,
     landscape.landscape,
+    blocks.blocks,
     compare.compare,
     gate.gate,
     report.report,

@@ -240,6 +240,7 @@ class Map:
         contours: whether lines of equal value help.
         peaks: whether a cell that stands for several points shows the largest, else their mean.
         remark: what is written on it.
+        centred: whether it is a plane through θ, which is marked at the origin.
     """
 
     title: str
@@ -253,6 +254,7 @@ class Map:
     contours: bool = False
     peaks: bool = False
     remark: str = ""
+    centred: bool = True
 
 
 Item = Table | Chart | Map

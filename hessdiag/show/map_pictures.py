@@ -19,7 +19,7 @@ from hessdiag.show.scales import Scale, exact, tick
 from hessdiag.show.shading import Shading
 from hessdiag.show.svg import Frame, svg
 
-_COLOURS = {"loss": "viridis", "gn": "GnBu_r", "nme": "inferno"}
+_COLOURS = {"loss": "viridis", "hessian": "viridis", "gn": "GnBu_r", "nme": "inferno"}
 _WIDTH, _HEIGHT = 360, 330
 _MOST_CELLS = 400  # a side, in a page
 _NUM_CONTOURS = 14
@@ -32,7 +32,6 @@ def picture(shown: Map) -> Markup:
     frame = Frame(x, y, _WIDTH, _HEIGHT)
     left, right = frame.across([x.low, x.high])
     bottom, top = frame.up([y.low, y.high])
-    across, up = float(frame.across(0.0)), float(frame.up(0.0))
     shades = colormaps[_COLOURS[shown.colours]].with_extremes(bad="0.6")
     every = -(-max(shown.values.shape) // _MOST_CELLS)
     upright = shown.values[::every, ::every].T[::-1]
@@ -40,15 +39,20 @@ def picture(shown: Map) -> Markup:
     content = join(
         (
             _image(pixels, x=left, y=top, width=right - left, height=bottom - top),
-            tag("path", d=f"M{across - 6:.1f} {up:.1f}h12m-6 -6v12", class_="theta"),
+            _theta(frame) if shown.centred else join(()),
             frame.draw(),
             _colour_bar(shades(np.linspace(0, 1, 128)[None]), shading, left, right),
         )
     )
-    title = f"{shown.title} over the plane"
+    title = f"{shown.title} over the plane" if shown.centred else shown.title
     drawn = svg(title, content, _WIDTH, _HEIGHT + 38, kind="map")
     upwards = tag("p", f"↑ {y.label}", class_="upright")
     return tag("figure", tag("figcaption", shown.title), upwards, drawn)
+
+
+def _theta(frame: Frame) -> Markup:
+    across, up = float(frame.across(0.0)), float(frame.up(0.0))
+    return tag("path", d=f"M{across - 6:.1f} {up:.1f}h12m-6 -6v12", class_="theta")
 
 
 def sides(shown: Map) -> tuple[Scale, Scale]:
@@ -85,7 +89,8 @@ def panel(figure: Any, axes: Any, shown: Map) -> None:
         values = np.ma.masked_invalid(np.clip(shown.values, norm.vmin, norm.vmax)).T
     place = {"extent": (x.low, x.high, y.low, y.high), "origin": "lower", "aspect": "auto"}
     axes.imshow(values, norm=norm, cmap=colour_map, interpolation="nearest", **place)
-    axes.plot(0, 0, "+", color="white", ms=9, mew=1.2)
+    if shown.centred:
+        axes.plot(0, 0, "+", color="white", ms=9, mew=1.2)
     axes.set_box_aspect(1)
     axes.set_xlabel(printable(x.label), parse_math=False)
     axes.set_ylabel(printable(y.label), parse_math=False)
