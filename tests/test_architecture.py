@@ -21,7 +21,6 @@ FLOORS = (
         "files",
         "codec",
         "locks",
-        "drawing",
         "factories",
         "loss_names",
     },

@@ -24,12 +24,13 @@ def check_targets(output: OutputOptions, *texts: str | None) -> None:
         InputError: one cannot be written, or the plot's suffix is unknown.
     """
     from hessdiag import files
-    from hessdiag.show import figure
 
     for path in (*texts, None if output.json == "-" else output.json):
         if path is not None:
             files.check_writable(path)
     if output.plot is not None:
+        from hessdiag.show.plotting import figure
+
         figure.check_path(output.plot)
         files.check_writable(output.plot)
 
@@ -52,11 +53,13 @@ def show(result: Result, output: OutputOptions) -> None:
     from hessdiag import files
     from hessdiag.cli import console
     from hessdiag.linalg import processes
-    from hessdiag.show import figure, terminal
+    from hessdiag.show import terminal
 
     if not processes.is_first():
         return
     if output.plot is not None:
+        from hessdiag.show.plotting import figure
+
         figure.save(result.document(), output.plot)
     if output.json == "-":
         sys.stdout.write(result.to_json())

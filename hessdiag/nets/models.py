@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.overrides import TorchFunctionMode
 
 from hessdiag import factories
 from hessdiag.errors import InputError, unknown
@@ -128,8 +129,17 @@ def skeleton(spec: ModelSpec) -> nn.Module:
     Raises:
         InputError: as ``build``.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _Unfilled():
         return _construct(spec)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws nothing: on the meta device that would import torch's compiler, for seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _construct(spec: ModelSpec, offered: Mapping[str, Any] | None = None) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from hessdiag import __version__
-from hessdiag.show import map_pictures, svg
+from hessdiag.show import svg
 from hessdiag.show.document import (
     Bars,
     Block,
@@ -25,6 +25,7 @@ from hessdiag.show.document import (
     drawing,
 )
 from hessdiag.show.markup import Markup, join, tag, text
+from hessdiag.show.plotting import map_pictures
 from hessdiag.show.wording import between, text_of
 
 _POLICY = (

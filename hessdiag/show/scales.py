@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from hessdiag.show.document import Array, Axis, Chart
@@ -94,17 +93,19 @@ def decade(power: int) -> str:
 
 def _linear(axis: Axis, low: float, high: float) -> Scale:
     """Reach from round value to round value, whole ones for counts, where no end is given."""
+    from hessdiag.show.plotting import ticks
+
     if not low < high:
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
     whole = axis.whole and high < 1e12  # beyond, steps of one are lost in rounding
     try:
-        marks = MaxNLocator(5, steps=[1, 2, 5, 10], integer=whole).tick_values(low, high)
+        marks = ticks.round_values(low, high, whole=whole)
     except ValueError as error:  # a reach near the largest of all numbers
         raise OverflowError(f"from {low:.4g} to {high:.4g}") from error
     low = float(marks[0]) if axis.low is None else low
     high = float(marks[-1]) if axis.high is None else high
-    ticks = {float(mark): tick(float(mark)) for mark in marks if low <= mark <= high}
-    return Scale(axis.label, "linear", low, high, ticks)
+    shown = {float(mark): tick(float(mark)) for mark in marks if low <= mark <= high}
+    return Scale(axis.label, "linear", low, high, shown)
 
 
 def _logarithmic(axis: Axis, low: float, high: float) -> Scale:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hessdiag import files
-from hessdiag.show import figure
+from hessdiag.show.plotting import figure
 from hessdiag.training import folder, train_document
 from hessdiag.training.history import Finished
 from hessdiag.training.train_result import report

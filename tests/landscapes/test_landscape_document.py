@@ -9,8 +9,9 @@ from rich.console import Console
 
 from hessdiag import InputError, Landscape
 from hessdiag.landscapes.landscape_result import Axes, qualified
-from hessdiag.show import figure, page, terminal
+from hessdiag.show import page, terminal
 from hessdiag.show.document import Map, Quantity, Table
+from hessdiag.show.plotting import figure
 from hessdiag.show.shaded import draw
 from hessdiag.show.shading import Shading
 from tests.results import PROVENANCE, empty, gappy, landscape, two_activations

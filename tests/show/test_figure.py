@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from hessdiag import InputError
-from hessdiag.show import figure
 from hessdiag.show.document import Axis, Block, Chart, Curve, Document, Map, Marks
+from hessdiag.show.plotting import figure
 from tests.results import RESULTS
 
 

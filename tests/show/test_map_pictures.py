@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from hessdiag.show.document import Axis, Map
-from hessdiag.show.map_pictures import picture
+from hessdiag.show.plotting.map_pictures import picture
 
 
 def shown(values: np.ndarray) -> Map:

@@ -1,4 +1,7 @@
-"""Matplotlib as it comes: no setting of a notebook or of a working directory reaches a plot."""
+"""What needs matplotlib, which takes long to import, as it comes.
+
+No setting of a notebook or of a working directory reaches a plot.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 import sys
 
 
-def settle() -> None:
+def _settle() -> None:
     """Import matplotlib without what it would read here; what a program imported before, it keeps.
 
     It obeys a file ``matplotlibrc`` of the working directory, which may hold anything, before all
@@ -34,3 +37,6 @@ def settle() -> None:
             del os.environ["MPLBACKEND"]
         else:
             os.environ["MPLBACKEND"] = backend
+
+
+_settle()

@@ -9,7 +9,7 @@ import pytest
 
 DRAW = """
 from pathlib import Path
-from hessdiag.show import figure
+from hessdiag.show.plotting import figure
 from hessdiag.show.document import Axis, Block, Chart, Curve, Document
 chart = Chart("a_b", Axis("x"), Axis("y"), [Curve("c", [0, 1], [0, 1])])
 figure.save(Document("k", "a_b", [], [Block("b", [chart])]), "p.svg")
@@ -28,10 +28,12 @@ assert Path("p.svg").read_text().count("<")
         ("agg", "pipe"),
     ],
 )
-def test_settings_of_the_surroundings_are_of_no_account(tmp_path: Path, backend: str, settings):
+def test_settings_of_the_surroundings_are_of_no_account(
+    tmp_path: Path, backend: str, settings: bytes | str | None
+):
     if settings == "pipe":
         os.mkfifo(tmp_path / "matplotlibrc")
-    elif settings is not None:
+    elif isinstance(settings, bytes):
         (tmp_path / "matplotlibrc").write_bytes(settings)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     env |= {"MPLBACKEND": backend} if backend else {}

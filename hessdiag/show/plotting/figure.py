@@ -15,8 +15,8 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from hessdiag.errors import InputError, printable
 from hessdiag.files import replacing
-from hessdiag.show import map_pictures
 from hessdiag.show.document import Chart, Curve, Document, Map, Marks, drawing
+from hessdiag.show.plotting import map_pictures
 from hessdiag.show.scales import Scale, scales
 
 COLOURS = {
