@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -13,9 +15,11 @@ from hessdiag.curvature.kernels import undisturbed
 from hessdiag.errors import InputError
 from hessdiag.gates import readings as stored
 from hessdiag.gates.gate_result import GateCost, GateReport, GateSettings
+from hessdiag.gates.levels import Levels
 from hessdiag.gates.limits import Limit, from_table
 from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest
-from hessdiag.gates.verdicts import FAIL, Finding, judge
+from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, Finding, judge
+from hessdiag.linalg.lanczos import LanczosResult
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Metric, Missing
 from hessdiag.metrics.metric_reading import Reading
@@ -44,10 +48,11 @@ def gate(
 ) -> GateReport:
     """Measure what the limits need, with probes until each limit is decided or a budget is spent.
 
-    With probability ``confidence`` no conclusive verdict on a sampled metric is wrong, whatever
-    the matrix and however few its probes, the repeated looks included; see
-    :class:`hessdiag.gates.sequential.SequentialTest`. An eigenvalue lies in its interval but for a
-    chance of 1e-6; more probes do not narrow it. Loss, accuracy and sparsity are exact on the data.
+    With probability ``confidence`` no conclusive verdict is wrong, whatever the matrix and however
+    few its probes, the repeated looks included; see
+    :class:`hessdiag.gates.sequential.SequentialTest`. The eigenvalues of a part lie in their
+    intervals but for a chance of 1e-6, which counts; Lanczos goes on until it decides their limits,
+    or rounding is all that is left. Loss, accuracy and sparsity are exact on the data.
 
     Cost: that of :func:`hessdiag.spectrum` for the parts, eigenvalues and probes needed.
 
@@ -99,6 +104,7 @@ def gate(
     sampled = {name: metric for name, metric in spectral.items() if metric.is_sampled}
     others = {name: metric for name, metric in spectral.items() if not metric.is_sampled}
 
+    levels = Levels.of(chosen, 1 - confidence)
     test = SequentialTest(
         [
             (limit, base)
@@ -106,14 +112,14 @@ def gate(
             if limit.metric in sampled
             if not isinstance(base := bases.get(limit), Missing)
         ],
-        confidence=confidence,
+        confidence=1 - levels.sampled,
         max_probes=max_probes,
         is_late=None if max_seconds is None else lambda: time.perf_counter() - began >= max_seconds,
     )
     first = FIRST_LOOK if chosen else min(BASELINE_PROBES, max_probes)
     # one run each, so that parts of which traces alone are wanted take no Lanczos steps
     runs: list[tuple[dict[str, Metric], dict[str, Any]]] = [
-        (others, {"num_probes": 1}),
+        (others, {"num_probes": 1, "sharp": functools.partial(_decided, chosen, bases, levels)}),
         (sampled, {"num_probes": first, "max_probes": max_probes, "enough": test}),
     ]
     num_probes, num_samples = 0, None
@@ -129,7 +135,7 @@ def gate(
     return GateReport.judged(
         (
             test.findings.get(limit)
-            or _finding(limit, known[limit.metric], bases.get(limit), 1 - confidence)
+            or _finding(limit, known[limit.metric], bases.get(limit), levels.of_one(limit))
             for limit in chosen
         ),
         GateSettings(confidence, max_probes, max_seconds, seed),
@@ -151,7 +157,7 @@ def review(
 
     The α of ``confidence`` is shared evenly by the limits on sampled metrics, whose intervals come
     from the samples that reports keep, as in :func:`gate`. Reports of hessdiag 0.1 keep none: they
-    decide nothing about such metrics.
+    decide nothing about such metrics, and of an eigenvalue they know the inner end alone.
 
     Args:
         report: of a spectrum, a sparsity, a run of training or a gate, as loaded.
@@ -166,10 +172,15 @@ def review(
     chosen = _settled(limits)
     bases = _bases(chosen, baseline, confidence)
     known = {limit: stored.read(report, limit.metric) for limit in chosen}
-    num_sampled = sum(isinstance(found, Reading) and found.is_sampled for found in known.values())
-    alpha = (1 - confidence) / max(num_sampled, 1)
+    num_sampled = sum(
+        limit.parsed.is_sampled and isinstance(found, Reading) for limit, found in known.items()
+    )
+    levels = Levels.of(chosen, 1 - confidence)
     return GateReport.judged(
-        (_finding(limit, known[limit], bases.get(limit), alpha) for limit in chosen),
+        (
+            _finding(limit, known[limit], bases.get(limit), levels.of_one(limit, num_sampled))
+            for limit in chosen
+        ),
         GateSettings(confidence),
         cost=GateCost(time.perf_counter() - began),
     )
@@ -197,6 +208,30 @@ def _bases(
         )
     report = stored.load(baseline, "baseline") if isinstance(baseline, str) else baseline
     return {limit: stored.read(report, limit.metric) for limit in increases}
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """A part of which nothing is known but its eigenvalues, as metrics read it."""
+
+    parts: Mapping[str, LanczosResult]
+
+
+def _decided(
+    limits: Sequence[Limit],
+    bases: Mapping[Limit, Reading | Missing],
+    levels: Levels,
+    part: str,
+    found: LanczosResult,
+) -> bool:
+    """Tell whether a part's eigenvalues decide all limits on them."""
+    return INCONCLUSIVE not in {
+        _finding(
+            limit, metric.read(_Ends({part: found})), bases.get(limit), levels.of_one(limit)
+        ).verdict
+        for limit in limits
+        if (metric := limit.parsed).end and metric.parts == (part,)
+    }
 
 
 def _finding(

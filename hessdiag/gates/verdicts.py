@@ -65,11 +65,17 @@ def judge(
         kept, broken = low >= limit.bound, high < limit.bound
     verdict = PASS if kept else FAIL if broken else INCONCLUSIVE
     reason = _reason(limit, interval, verdict)
-    known = (reading, baseline)
-    if not all(map(math.isfinite, interval)) and any(of and of.lost_its_samples for of in known):
-        reason = (
-            "the report does not keep what its probes told, so nothing is certain: measure anew"
-        )
+    known = [of for of in (reading, baseline) if of is not None]
+    if not all(map(math.isfinite, interval)) and verdict == INCONCLUSIVE:
+        if any(of.lost_its_samples for of in known):
+            reason = (
+                "the report does not keep what its probes told, so nothing is certain: measure anew"
+            )
+        elif limit.parsed.end and any(of.interval is None for of in known):
+            reason = (
+                "the report keeps no interval of the eigenvalue, of which its residual bounds one "
+                "end alone: measure anew"
+            )
     return Finding(limit, verdict, reason, reading, interval, baseline)
 
 
@@ -93,7 +99,7 @@ def _reason(limit: Limit, interval: Interval, verdict: str) -> str:
     subject = "the increase" if limit.kind == "max-increase" else "it"
     scale, unit = (100, " %") if limit.relative else (1, "")
     low, high = (f"{scale * end:.4g}{unit}" for end in interval)
-    if not all(map(math.isfinite, interval)):
+    if not all(map(math.isfinite, interval)) and verdict == INCONCLUSIVE:
         return f"{subject} is not bounded: it lies between {low} and {high}"
     known = f"{subject} is {low}" if low == high else f"{subject} lies between {low} and {high}"
     return f"{known}, on both sides of the limit" if verdict == INCONCLUSIVE else known

@@ -34,8 +34,8 @@ from scipy import special
 from hessdiag.linalg.space import Array
 
 CONFIDENCE = 1 - 1e-6
-"""That the outer ends of all intervals of a run hold. Its price is small: they move by its
-logarithm."""
+"""That the outer ends of all intervals of a run hold, at both ends of the spectrum. Its price is
+small: they move by its logarithm."""
 
 
 def visible(block_size: int, num_directions: int, alpha: float) -> float:
@@ -69,13 +69,14 @@ def outer_bounds(
         let_go: largest Ritz value that a restart let go; ``start`` has poles up to it.
 
     Returns:
-        ``(count,)``, all of which hold with probability ``CONFIDENCE``; infinite from the b-th on.
+        ``(count,)``, infinite from the b-th on; those of both ends of a spectrum hold together with
+        probability ``CONFIDENCE``, at whichever step the run ends, as the start is drawn once.
     """
     bounds = np.full(count, math.inf)
     scale = max(float(np.abs(array).max(initial=0.0)) for array in (theta, coupling))
     for k in range(min(count, block_size, len(theta))):
         values, links, base = theta[k:], coupling[k:], max(float(theta[k]), let_go)
-        least = visible(block_size, k + 1, (1 - CONFIDENCE) / block_size)
+        least = visible(block_size, k + 1, (1 - CONFIDENCE) / (2 * block_size))
 
         def may_hide(gap: float) -> bool:
             """Whether an eigenvalue could lie so far beyond, and the start not show it."""

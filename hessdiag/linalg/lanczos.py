@@ -12,7 +12,8 @@ multiplied once more in float64, and values and residuals are those of that prod
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import dataclasses
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +121,7 @@ def lanczos(
     seed: int = 0,
     with_vectors: bool = False,
     refine: bool = False,
+    enough: Callable[[LanczosResult], bool] | None = None,
     space: Space = FLAT,
 ) -> Generator[Tensor, Tensor, LanczosResult]:
     """Find the ``top_k`` largest and ``top_k`` smallest eigenvalues of A, and its quadrature.
@@ -144,6 +146,9 @@ def lanczos(
         seed: for the random vectors that replace exhausted directions.
         with_vectors: whether to return the Ritz vectors of the largest eigenvalues.
         refine: whether to ask for the products of the final Ritz vectors in float64.
+        enough: asked of what has converged whether it suffices; where it does not, the tolerance
+            becomes a tenth, down to what rounding allows. The intervals hold nevertheless with
+            their confidence, as they rest on the start alone, which is drawn once.
         space: in which the vectors lie.
 
     Returns:
@@ -174,28 +179,32 @@ def lanczos(
             quadrature = Quadrature(
                 theta * basis.unit, weights, None if exact else step, basis.size
             )
-        enough = len(theta) >= min(2 * top_k, basis.size)
+        complete = len(theta) >= min(2 * top_k, basis.size)
         wanted = _outermost(len(theta), top_k)
         done = _converged(theta, couplings, tolerance, basis.epsilon)[wanted]
         sampled = not depth or quadrature is not None
-        if exhausted or step >= max_steps or (sampled and enough and bool(done.all())):
-            break
+        last = exhausted or step >= max_steps
+        if last or (sampled and complete and bool(done.all())):
+            if not top_k:
+                return LanczosResult((), (), quadrature, step)
+            pairs = _projected(basis, theta, vectors, wanted)
+            if refine:
+                pairs = yield from _refined(basis, pairs)
+            top, bottom = (
+                _end(sign, pairs, _beyond(sign, basis, theta, vectors, top_k), tolerance, basis)
+                for sign in (1, -1)
+            )
+            found = LanczosResult(top[:top_k], bottom[:top_k], quadrature, step)
+            if last or enough is None or tolerance < basis.epsilon / 50 or enough(found):
+                break
+            tolerance /= 10
         if basis.is_full:
             basis.restart(vectors, theta, 2 * top_k + 2)
-    if not top_k:
-        return LanczosResult((), (), quadrature, step)
-    pairs = _projected(basis, theta, vectors, wanted)
-    if refine:
-        pairs = yield from _refined(basis, pairs)
-    top, bottom = (
-        _end(sign, pairs, _beyond(sign, basis, theta, vectors, top_k), tolerance, basis)
-        for sign in (1, -1)
-    )
     rows = None
     if with_vectors:
         chosen = pairs.turn[:, ::-1].T[: len(top)]
         rows = space.combine(chosen, basis.rows[: basis.done])
-    return LanczosResult(top[:top_k], bottom[:top_k], quadrature, step, rows)
+    return dataclasses.replace(found, top_vectors=rows)
 
 
 def _outermost(count: int, top_k: int) -> NDArray[np.intp]:

@@ -36,7 +36,7 @@ Ends = tuple[Array, Array]
 _PAIRED_KURTOSIS = 9.0  # of (x − y)/√2 for independent forms x, y: (15 + 3)/2
 _SQUARES_RATIO = 3.0  # of the second moment of ‖Av‖² to its squared mean
 _PRIOR_WEIGHT = 4  # samples that the first guess of a variance counts as
-_DOUBLINGS, _HALVINGS = 60, 44
+_DOUBLINGS, _HALVINGS = 60, 24  # ends are rounded outwards by 1e-7 of their arm at most
 
 
 def form_interval(forms: Array, squares: Array | None, alpha: float) -> Ends:

@@ -34,6 +34,8 @@ class Metric:
         source: "spectrum", "sparsity" or "perturbation", whose result holds it.
         parts: of the spectrum that it is made of.
         top_k: eigenvalues needed at each end.
+        end: of the spectrum that an eigenvalue is counted from, 1 for the top, −1 for the bottom; 0
+            where it is none.
         layer: parameter whose rows are meant; None for the whole part.
         bound: of what probes estimate: the interval that fails to hold it with probability α at
             most, from samples and α; None for the rest.
@@ -46,6 +48,7 @@ class Metric:
     source: str = "spectrum"
     parts: tuple[str, ...] = ()
     top_k: int = 0
+    end: int = 0
     layer: str | None = None
     bound: Callable[[Chosen, float], Interval] | None = None
     linearised: Callable[[Chosen], Array] | None = None
@@ -82,12 +85,22 @@ class Metric:
     def interval(self, reading: Reading, confidence: float) -> Interval:
         """Give what holds the metric with ``confidence``: value ± bound where nothing was sampled.
 
-        An eigenvalue has an interval of its own, of a confidence above what is asked for. Of an
-        estimate whose samples are not kept nothing is certain.
+        An eigenvalue has an interval of its own. Where its confidence is below what is asked for,
+        and in reports of hessdiag 0.1, only its inner end is known: a Ritz value lies between the
+        eigenvalues, up to its residual. Of an estimate whose samples are not kept nothing is
+        certain.
         """
         if self.bound is not None and reading.samples is not None:
             return self.bound(reading.samples, 1 - confidence)
-        if reading.interval is not None:
-            return reading.interval
         error = math.inf if reading.is_sampled else reading.error or 0.0
-        return reading.value - error, reading.value + error
+        low, high = reading.interval or (reading.value - error, reading.value + error)
+        if self.end and (reading.interval is None or confidence > eigenvalue_confidence()):
+            return (low, math.inf) if self.end > 0 else (-math.inf, high)
+        return low, high
+
+
+def eigenvalue_confidence() -> float:
+    """Tell the confidence of the intervals of all eigenvalues of one part in one run."""
+    from hessdiag.linalg.enclosures import CONFIDENCE
+
+    return CONFIDENCE

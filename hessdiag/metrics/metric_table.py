@@ -101,7 +101,8 @@ def _eigenvalue(end: str, part: str, place: str = "0") -> Metric:
             return values[index]
         return Missing(f"of {part} there are {len(values)} {end} eigenvalues")
 
-    return Metric(f"{part}.{end}.{index}", take, parts=(part,), top_k=index + 1)
+    side = 1 if end == "top" else -1
+    return Metric(f"{part}.{end}.{index}", take, parts=(part,), top_k=index + 1, end=side)
 
 
 def _nme_to_gn() -> Metric:

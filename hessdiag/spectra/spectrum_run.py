@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ from hessdiag.spectra.spectrum_settings import Chosen, Settings
 StoppingRule = Callable[[str, Mapping[str, TraceSamples]], bool]
 """Says of a part, from the samples of all parts, whether it has been sampled enough."""
 
+EigenvalueRule = Callable[[str, LanczosResult], bool]
+"""Says of a part's eigenvalues, once they have converged, whether they are known well enough."""
+
 
 @dataclass
 class Progress:
@@ -64,6 +68,7 @@ def spectrum(
     device: torch.device | str | None = None,
     unchecked: bool = False,
     enough: StoppingRule | None = None,
+    sharp: EigenvalueRule | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     settings: Settings | None = None,
     **changes: Any,
@@ -88,6 +93,8 @@ def spectrum(
         enough: asked of each part after ``num_probes`` and after each further chunk of probes
             whether it has enough of them; all parts go on until all have, or until ``max_probes``
             are taken. None: what ``rel_error`` says.
+        sharp: asked of each part whose eigenvalues have converged whether they suffice; where they
+            do not, its tolerance becomes a tenth. None: they do.
         on_progress: called after each microbatch.
         settings: how to compute; None for the defaults.
         **changes: fields of :class:`Settings`, in place of those.
@@ -123,7 +130,7 @@ def spectrum(
     products: dict[str, int] = {}
     for wave in plan.waves:
         rule = _rule(asked, enough) if wave is plan.waves[0] else None
-        algorithms = _algorithms(decomposition, plan, samples, wave, rule)
+        algorithms = _algorithms(decomposition, plan, samples, wave, rule, sharp)
         outcome = drive(algorithms, decomposition.answer, on_pass=progress.completed)
         results |= outcome.results
         passes |= outcome.passes
@@ -183,6 +190,7 @@ def _algorithms(
     samples: dict[str, TraceSamples],
     wave: tuple[str, ...],
     enough: StoppingRule | None,
+    sharp: EigenvalueRule | None,
 ) -> dict[str, tuple[str | tuple[str, ...], Algorithm]]:
     """Set up the generators of one wave; with a stopping rule also the sampler of all parts."""
     settings, risk = plan.settings, decomposition.risk
@@ -208,6 +216,7 @@ def _algorithms(
                     seed=stream(settings.seed, "lanczos", part),
                     with_vectors=settings.eigenvectors,
                     refine=plan.refine,
+                    enough=None if sharp is None else functools.partial(sharp, part),
                 ),
             )
     if enough is not None:

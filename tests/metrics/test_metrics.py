@@ -216,4 +216,8 @@ def test_an_eigenvalue_is_judged_by_the_interval_that_holds_it():
     assert metric is not None
     assert metric.interval(reading, 0.95) == metric.interval(reading, 0.999) == (2.0, 2.5)
     old = Reading.of(RitzValue(2.0, 0.01, converged=True))
-    assert metric.interval(old, 0.95) == pytest.approx((1.99, 2.01))
+    assert metric.interval(old, 0.95) == (1.99, math.inf)
+    assert metric.interval(reading, 1 - 1e-7) == (2.0, math.inf)  # more than it promises
+    bottom = parse("hessian.bottom.3")
+    assert bottom is not None
+    assert bottom.interval(old, 0.95) == (-math.inf, 2.01)
