@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 from msgspec import Struct
@@ -195,7 +196,26 @@ def read(path: str | os.PathLike[str], *kinds: type[R], what: str = "the report"
     Raises:
         InputError: it cannot be read, is of another kind, or is not as its schema says.
     """
-    text, name = codec.read_bytes(path, what=what), f"{what} {path}"
+    return _decode(codec.read_bytes(path, what=what), f"{what} {path}", kinds)
+
+
+def taken(
+    report: Result | Mapping[str, Any] | str, *kinds: type[R], what: str = "the report"
+) -> R | Any:
+    """Take a report as such, as the mapping that its JSON is, or by its path.
+
+    Raises:
+        InputError: as ``read``.
+    """
+    if isinstance(report, str):
+        return read(report, *kinds, what=what)
+    if isinstance(report, kinds or Result):
+        return report
+    text = report.to_json() if isinstance(report, Result) else codec.encode(report)
+    return _decode(text, what, kinds)
+
+
+def _decode(text: str | bytes, name: str, kinds: Sequence[type[R]]) -> R | Any:
     wanted = [str(kind.__struct_config__.tag) for kind in kinds] or list(KINDS)
     schema = codec.decode(_Head, text, what=name).schema
     if schema is None:

@@ -29,8 +29,8 @@ FLOORS = (
     {"spectra", "landscapes", "block_maps"},
     {"metrics"},
     {"sparsities", "comparisons"},
-    {"training", "gates"},
-    {"subjects", "callbacks"},
+    {"training"},
+    {"gates", "subjects", "callbacks"},
     {"cli"},
     {"__main__"},
 )

@@ -82,7 +82,7 @@ def gate(
     budget is spent.
     """
     from hessdiag.cli import console
-    from hessdiag.gates import gate_run, limits, readings
+    from hessdiag.gates import gate_run, limits
     from hessdiag.subjects.subject import load
 
     results.check_targets(output, write_baseline, junit, gitlab)
@@ -114,7 +114,7 @@ def gate(
                 hint=f"the report is a baseline by itself: --baseline {subject}",
             )
         report = gate_run.review(
-            readings.load(subject),
+            subject,
             chosen,
             baseline=settings["baseline"],
             confidence=settings.get("confidence", 0.95),

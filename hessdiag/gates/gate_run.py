@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from hessdiag import results
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.kernels import undisturbed
 from hessdiag.errors import InputError
-from hessdiag.gates import readings as stored
+from hessdiag.gates import readings
 from hessdiag.gates.gate_result import GateCost, GateReport, GateSettings
 from hessdiag.gates.levels import Levels
 from hessdiag.gates.limits import Limit, from_table
@@ -23,6 +24,7 @@ from hessdiag.linalg.lanczos import LanczosResult
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Metric, Missing
 from hessdiag.metrics.metric_reading import Reading
+from hessdiag.results import Result
 from hessdiag.sparsities.sparsity_run import sparsity
 from hessdiag.spectra.spectrum_run import Progress, spectrum
 
@@ -30,6 +32,8 @@ BASELINE_PROBES = 256
 """Probes where no limits are set: a baseline has to be worth comparing with."""
 
 Limits = Sequence[Limit] | Mapping[str, Any]
+Stored = Result | Mapping[str, Any] | str
+"""A report: as such, as the mapping that its JSON is, or its path."""
 
 
 @undisturbed()
@@ -38,7 +42,7 @@ def gate(
     batches: Iterable[Any],
     limits: Limits = (),
     *,
-    baseline: dict[str, Any] | str | None = None,
+    baseline: Stored | None = None,
     confidence: float = 0.95,
     max_probes: int = 1024,
     max_seconds: float | None = None,
@@ -147,10 +151,10 @@ def gate(
 
 
 def review(
-    report: dict[str, Any],
+    report: Stored,
     limits: Limits,
     *,
-    baseline: dict[str, Any] | str | None = None,
+    baseline: Stored | None = None,
     confidence: float = 0.95,
 ) -> GateReport:
     """Hold a stored report against limits; nothing is measured.
@@ -160,7 +164,7 @@ def review(
     decide nothing about such metrics, and of an eigenvalue they know the inner end alone.
 
     Args:
-        report: of a spectrum, a sparsity, a run of training or a gate, as loaded.
+        report: of a spectrum, a sparsity, a run of training or a gate, or its path.
         limits: as for :func:`gate`.
         baseline: likewise.
         confidence: likewise.
@@ -171,7 +175,8 @@ def review(
     began = time.perf_counter()
     chosen = _settled(limits)
     bases = _bases(chosen, baseline, confidence)
-    known = {limit: stored.read(report, limit.metric) for limit in chosen}
+    result = results.taken(report, *readings.KINDS)
+    known = {limit: readings.read(result, limit.metric) for limit in chosen}
     num_sampled = sum(
         limit.parsed.is_sampled and isinstance(found, Reading) for limit, found in known.items()
     )
@@ -192,7 +197,7 @@ def _settled(limits: Limits) -> tuple[Limit, ...]:
 
 
 def _bases(
-    limits: Sequence[Limit], baseline: dict[str, Any] | str | None, confidence: float
+    limits: Sequence[Limit], baseline: Stored | None, confidence: float
 ) -> dict[Limit, Reading | Missing]:
     """Read what the increases are counted from."""
     if not 0 < confidence < 1:
@@ -206,8 +211,8 @@ def _bases(
             got=f"max-increase of {increases[0].metric}",
             hint="give --baseline FILE; gate CHECKPOINT --write-baseline FILE makes one",
         )
-    report = stored.load(baseline, "baseline") if isinstance(baseline, str) else baseline
-    return {limit: stored.read(report, limit.metric) for limit in increases}
+    result = results.taken(baseline, *readings.KINDS, what="the baseline")
+    return {limit: readings.read(result, limit.metric) for limit in increases}
 
 
 @dataclass(frozen=True)

@@ -1,213 +1,111 @@
-"""Readings from JSON reports: where metrics are, and what becomes of odd ones."""
+"""Readings from results: where metrics are, and what is said of those that are not there."""
 
+import dataclasses
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from hessdiag import InputError
+from hessdiag import GateReport, InputError, Report, codec, results
 from hessdiag.gates import readings
-from hessdiag.linalg.trace import Estimate, Samples
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Missing
 from hessdiag.metrics.metric_reading import Reading
-from hessdiag.metrics.norm_ratio import independent_ratio
-
-ESTIMATE = {"value": 3.0, "stderr": 0.5, "ci95": [2.0, 4.5], "num_probes": 32}
-TAKEN = Reading(3.0, 0.5, (2.0, 4.5), 32)
-EIGENVALUE = {"value": 7.0, "residual": 0.25, "converged": False}
-SPECTRUM: dict[str, Any] = {
-    "schema": "hessdiag.spectrum/1",
-    "loss": {"name": "mse", "value": 0.5, "accuracy": None},
-    "gradient": {"norm": 2},
-    "parts": {
-        "nme": {
-            "trace": ESTIMATE,
-            "frobenius_norm": ESTIMATE,
-            "top": [EIGENVALUE, {**EIGENVALUE, "value": 6.0}],
-            "bottom": [],
-            "layers": {"fc.weight": {"trace": ESTIMATE}},
-        },
-        "gn": {"trace": None, "frobenius_norm": {**ESTIMATE, "value": 2.5}},
-    },
-}
-TRAIN: dict[str, Any] = {
-    "schema": "hessdiag.train/1",
-    "epochs": [
-        {"train_loss": 9.0, "curvature": {"hessian.trace": {"value": 1.0}}},
-        {
-            "train_loss": 0.25,
-            "validation_accuracy": 0.75,
-            "test_accuracy": None,
-            "curvature": {
-                "hessian.lambda_max": {"value": 2.0, "error": 0.125, "ci95": None},
-                "gn.trace": {"value": 3.0, "error": 0.5, "ci95": [2.0, 4.5], "num_probes": 32},
-            },
-        },
-    ],
-}
-SPARSITY: dict[str, Any] = {
-    "schema": "hessdiag.sparsity/1",
-    "activations": [
-        {"initial": {"total": {"nonzero": 0.5}}, "trained": {"total": {"nonzero": 0.75}}}
-    ],
-}
-GATE: dict[str, Any] = {
-    "schema": "hessdiag.gate/1",
-    "readings": {
-        "hessian.lambda_max": {"value": 2.0, "error": 0.125, "ci95": None, "num_probes": None},
-        "nme_to_gn": {"value": 3.0, "error": 0.5, "ci95": [2.0, None], "num_probes": 32},
-    },
-}
+from tests.results import RESULTS, spectrum
 
 
-@pytest.mark.parametrize(
-    ("report", "name", "reading"),
-    [
-        (SPECTRUM, "nme.trace", TAKEN),
-        (SPECTRUM, "nme.lambda_max", Reading(7.0, 0.25)),
-        (SPECTRUM, "nme.top.1", Reading(6.0, 0.25)),
-        (SPECTRUM, "nme.layers.fc.weight.trace", TAKEN),
-        (SPECTRUM, "loss", Reading(0.5)),
-        (SPECTRUM, "gradient.norm", Reading(2.0)),
-        (TRAIN, "loss", Reading(0.25)),
-        (TRAIN, "accuracy", Reading(0.75)),
-        (TRAIN, "hessian.top.0", Reading(2.0, 0.125)),
-        (TRAIN, "gn.trace", TAKEN),
-        (SPARSITY, "sparsity.nonzero", Reading(0.75)),
-        (GATE, "hessian.top.0", Reading(2.0, 0.125)),
-        (GATE, "nme_to_gn", Reading(3.0, 0.5, (2.0, math.inf), 32)),
-    ],
-)
-def test_metrics_are_found(report: dict[str, Any], name: str, reading: Reading):
-    assert readings.read(report, name) == reading
+def stored(name: str) -> Any:
+    """Give a result as its file gives it back."""
+    return results.taken(json.loads(RESULTS[name]().to_json()), *readings.KINDS)
 
 
-def test_the_ratio_comes_from_both_norms():
-    norms = [Estimate(value, 0.5, (2.0, 4.5), 32) for value in (3.0, 2.5)]
-    assert readings.read(SPECTRUM, "nme_to_gn") == Reading.of(independent_ratio(*norms))
-
-
-KEPT = {"quadratic_forms": [1, 2.5], "squared_norms": [3.0, 0]}
-
-
-def test_samples_that_are_kept_come_along():
-    whole, layer = Samples((1.0, 2.5), (3.0, 0.0)), Samples((5.0,), (6.0,))
-    own = {"quadratic_forms": [5.0], "squared_norms": [6.0]}
-    nme = {**SPECTRUM["parts"]["nme"], "samples": {**KEPT, "layers": {"fc.weight": own}}}
-    report = {**SPECTRUM, "parts": {"nme": nme, "gn": {**nme, "samples": KEPT}}}
-    found = [
-        readings.read(report, name)
-        for name in ("nme.trace", "nme.layers.fc.weight.trace", "nme_to_gn", "nme.lambda_max")
-    ]
-    assert all(isinstance(reading, Reading) for reading in found)
-    samples = [reading.samples for reading in found if isinstance(reading, Reading)]
-    assert samples == [{"nme": whole}, {"nme": layer}, {"nme": whole, "gn": whole}, None]
-    gate = {**GATE, "readings": {"gn.trace": {**ESTIMATE, "samples": {"gn": KEPT}}}}
-    reading = readings.read(gate, "gn.trace")
+@pytest.mark.parametrize("name", [*metric_table.NAMES, "nme.layers.fc2.weight.trace", "gn.top.2"])
+def test_a_file_tells_of_a_spectrum_what_the_spectrum_tells(name: str):
+    metric = metric_table.parse(name)
+    reading = readings.read(stored("spectrum"), name)
+    assert reading == metric.read(spectrum())
     assert isinstance(reading, Reading)
-    assert reading.samples == {"gn": whole}
+    assert (reading.samples is not None) == metric.is_sampled
+
+
+def test_a_run_is_as_after_its_last_epoch():
+    run = stored("train")
+    last = run.epochs[-1]
+    assert readings.read(run, "loss") == Reading(last.train_loss)
+    assert readings.read(run, "accuracy") == Reading(last.test_accuracy)
+    tracked = {name: readings.read(run, name) for name in last.curvature}
+    assert tracked == last.curvature != {}
+
+
+def test_sparsity_is_that_of_the_trained_network():
+    report = stored("sparsity")
+    (study,) = report.activations
+    assert study.initial.total != study.trained.total
+    for share in ("nonzero", "above"):
+        wanted = Reading(getattr(study.trained.total, share))
+        assert readings.read(report, f"sparsity.{share}") == wanted
+    alone = stored("sparsity, alone")
+    assert readings.read(alone, "sparsity.nonzero") == Reading(
+        alone.activations[0].initial.total.nonzero
+    )
+
+
+def test_a_gate_keeps_its_readings_under_any_of_their_names():
+    gate = GateReport.judged(
+        (),
+        RESULTS["gate"]().settings,
+        {"hessian.lambda_max": Reading(2.0, 0.125)},  # pyright: ignore
+    )
+    assert readings.read(gate, "hessian.top.0") == Reading(2.0, 0.125)
+
+
+def test_an_end_that_is_infinite_comes_back():
+    payload = json.loads(RESULTS["gate"]().to_json())
+    name = next(name for name, entry in payload["readings"].items() if entry["ci95"])
+    payload["readings"][name]["ci95"][1] = None
+    reading = readings.read(codec.decode(GateReport, json.dumps(payload)), name)
+    assert isinstance(reading, Reading)
+    assert reading.ci95 is not None
+    assert reading.ci95[1] == math.inf
 
 
 @pytest.mark.parametrize(
-    "odd",
+    ("name", "metric", "words"),
     [
-        *(None, [], 3, {}),
-        {**KEPT, "squared_norms": [3.0]},
-        {**KEPT, "squared_norms": [3.0, -1.0]},
-        {**KEPT, "squared_norms": [3.0, math.nan]},
-        {"quadratic_forms": [], "squared_norms": []},
-    ],
-    ids=repr,
-)
-def test_damaged_samples_are_none(odd: Any):
-    report = {**SPECTRUM, "parts": {"nme": {**SPECTRUM["parts"]["nme"], "samples": odd}}}
-    assert readings.read(report, "nme.trace") == TAKEN
-
-
-@pytest.mark.parametrize(
-    ("report", "name", "words"),
-    [
-        (SPECTRUM, "gn.trace", "holds none, or null"),
-        (SPECTRUM, "hessian.trace", "holds none"),
-        (SPECTRUM, "nme.top.2", "holds none"),
-        (SPECTRUM, "nme.lambda_min", "holds none"),
-        (SPECTRUM, "nme.layers.fc.bias.trace", "holds none"),
-        (SPECTRUM, "accuracy", "null"),
-        (SPECTRUM, "sparsity.nonzero", "spectrum holds no such metric"),
-        ({**SPECTRUM, "parts": {}}, "nme_to_gn", "nme.frobenius_norm: .*none"),
-        (TRAIN, "hessian.trace", "not measured"),
-        ({**TRAIN, "epochs": []}, "loss", "none"),
-        (SPARSITY, "sparsity.above", "none"),
-        (SPARSITY, "loss", "sparsity holds no such metric"),
-        ({**SPARSITY, "activations": [{}, {}]}, "sparsity.nonzero", "several activations"),
-        (GATE, "loss", "not measured"),
-        ({**GATE, "readings": []}, "loss", "not measured"),
+        ("spectrum", "nme.top.9", "there are 3 top eigenvalues"),
+        ("spectrum", "nme.layers.none.trace", "no such parameter"),
+        ("spectrum", "sparsity.nonzero", "spectrum holds no such metric"),
+        ("spectrum, sparse", "gn.trace", "does not hold the part gn"),
+        ("spectrum, sparse", "accuracy", "not classes"),
+        ("spectrum, sparse", "nme.lambda_max", "there are 0"),
+        ("train", "nme.layers.x.trace", "not measured"),
+        ("train, bare", "accuracy", "not measured"),
+        ("sparsity", "loss", "sparsity holds no such metric"),
+        ("sparsity, by β", "sparsity.nonzero", "several activations"),
+        ("gate, without limits", "loss", "not measured"),
     ],
 )
-def test_metrics_that_a_report_does_not_hold(report: dict[str, Any], name: str, words: str):
-    found = readings.read(report, name)
-    assert isinstance(found, Missing)
-    assert re.search(words, found.reason)
+def test_metrics_that_a_report_does_not_hold(name: str, metric: str, words: str):
+    reading = readings.read(stored(name), metric)
+    assert isinstance(reading, Missing)
+    assert re.search(words, reading.reason), reading
 
 
-ODD = [
-    *("a string", True, [], math.nan, math.inf, 10**400),
-    *({"value": value, "stderr": 0.1} for value in ("x", math.nan, True, [1], None)),
-    *({"value": 1.0, "stderr": error} for error in ("x", math.nan, -1.0)),
-    *(
-        {"value": 1.0, "stderr": 0.1, "ci95": ends, "num_probes": 3}
-        for ends in ([2.0, 0.0], [0.0], "xy", [0.0, "x"], [math.nan, 1.0], 3)
-    ),
-    *({"value": 1.0, "ci95": [0.0, 2.0], "num_probes": count} for count in ("x", 0, -3, math.nan)),
-]
+def test_what_is_null_is_missing():
+    run = stored("train")
+    broken = structs.replace(run, epochs=(dataclasses.replace(run.epochs[0], train_loss=math.nan),))
+    again = results.taken(json.loads(broken.to_json()), *readings.KINDS)
+    assert readings.read(again, "loss") == Missing("the report holds null")
 
 
-@pytest.mark.parametrize("entry", ODD, ids=repr)
-def test_odd_entries_are_no_readings(entry: Any):
-    report = {**SPECTRUM, "parts": {"nme": {"trace": entry}}}
-    assert isinstance(readings.read(report, "nme.trace"), Missing)
-
-
-@pytest.mark.parametrize("name", metric_table.NAMES)
-@pytest.mark.parametrize("schema", ["spectrum", "sparsity", "train", "gate"])
-@pytest.mark.parametrize("odd", [None, [], {}, "x", 3, [None], {"nme": 3}], ids=repr)
-def test_reports_of_odd_shapes_hold_nothing(schema: str, odd: Any, name: str):
-    keys = ("parts", "loss", "gradient", "epochs", "activations", "readings")
-    report = {"schema": f"hessdiag.{schema}/1", **dict.fromkeys(keys, odd)}
-    found = readings.read(report, name)
-    assert isinstance(found, Missing)
-
-
-def test_reports_are_loaded(tmp_path: Path):
+def test_a_report_is_taken_in_any_form(tmp_path: Any):
     path = tmp_path / "report.json"
-    path.write_text(json.dumps(SPECTRUM))
-    assert readings.load(str(path)) == SPECTRUM
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (None, "the baseline .*No such file"),
-        ("{", "cannot be read"),
-        ("\xff", "cannot be read"),
-        ("[" * 100_000, "cannot be read"),
-        ("1" * 5000, "cannot be read"),
-        ("[]", "unknown schema"),
-        ("{}", "unknown schema.*None"),
-        ('{"schema": ["x"]}', "unknown schema"),
-        ('{"schema": "hessdiag.spectrum/2"}', "did you mean hessdiag.spectrum/1"),
-        ('{"schema": "hessdiag.landscape/1"}', "hessdiag.spectrum/1, hessdiag.sparsity/1"),
-    ],
-    ids=lambda value: str(value)[:20],
-)
-def test_files_that_are_no_reports(tmp_path: Path, text: str | None, words: str):
-    path = tmp_path / "report.json"
-    if text is not None:
-        path.write_text(text, "latin-1")
-    with pytest.raises(InputError) as caught:
-        readings.load(str(path), "baseline")
-    assert re.search(words, str(caught.value), re.DOTALL), caught.value
+    path.write_text(spectrum().to_json())
+    assert results.taken(str(path), Report).to_json() == spectrum().to_json()
+    assert results.taken(spectrum(), Report) is spectrum()
+    for odd in (RESULTS["landscape"](), json.loads(RESULTS["landscape"]().to_json())):
+        with pytest.raises(InputError, match="unknown schema of the baseline"):
+            results.taken(odd, *readings.KINDS, what="the baseline")

@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from hessdiag import results, subject
+from hessdiag import results
 from hessdiag.comparisons.comparison_run import compare_reports
 from hessdiag.data import datasets
 from hessdiag.errors import InputError
 from hessdiag.gates import gate_run as run
 from hessdiag.gates import gate_services as services
-from hessdiag.gates import limits, readings
+from hessdiag.gates import limits
 from hessdiag.nets import checkpoints, models
 from hessdiag.nets.checkpoints import Choice
 from hessdiag.show import terminal
 from hessdiag.show.page import page
 from hessdiag.spectra.spectrum_result import Report
+from hessdiag.subjects import subject
 from hessdiag.training import configure, folder, loop, report_source, state
 from hessdiag.training import run as training
 from hessdiag.training.history import Epoch
@@ -117,10 +118,9 @@ def _data(path: Path) -> None:
 
 def _gated(path: Path) -> None:
     """Hold a report against limits, also as a baseline, and write all forms of the verdict."""
-    report = readings.load(str(path))
     chosen = [limits.Limit("max", name, 1.0) for name in METRICS]
     chosen += [limits.Limit("max-increase", name, 0.1, relative=True) for name in METRICS]
-    report = run.review(report, chosen, baseline=str(path), confidence=0.9)
+    report = run.review(str(path), chosen, baseline=str(path), confidence=0.9)
     report.on("x.json").to_json()
     _shown(terminal.render(report.on("x.json").document()))
     for form in (services.junit, services.summary, services.gitlab, services.workflow_commands):

@@ -11,11 +11,12 @@ from time import perf_counter
 import pytest
 import torch
 
-from hessdiag import files, subject
+from hessdiag import files, results
 from hessdiag.errors import InputError
-from hessdiag.gates import limits, readings
+from hessdiag.gates import limits
 from hessdiag.metadata import DataSpec, Metadata
 from hessdiag.nets import checkpoints, models
+from hessdiag.subjects import subject
 from hessdiag.training import folder, loop, recipes, state
 from tests.hardening.samples import SPEC
 
@@ -51,7 +52,7 @@ def test_sparse_tensors_of_any_shape_take_no_memory(tmp_path: Path):
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "x.json": lambda path: readings.load(str(path)),
+    "x.json": lambda path: results.read(path),
     "hessdiag.toml": lambda path: limits.find(str(path)),
     "recipe.toml": recipes.read_config,
     folder.CONFIG: lambda path: folder.read_config(path.parent),
