@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -72,6 +75,21 @@ def test_sampled_labels_far_from_the_middle():
 def test_a_uniform_draw_of_zero_does_not_choose_an_impossible_class():
     at = resolve("cross-entropy").at(torch.tensor([[-40.0, 20.0, 0.0]]), torch.tensor([1]))
     assert at.sampled_cotangent(torch.zeros(1)).argmin() == 1
+
+
+@pytest.mark.parametrize("places", list(itertools.permutations(range(3), 2)), ids=str)
+@pytest.mark.parametrize("chance", [1e-3, 1e-9, 1e-12])
+def test_a_rare_class_keeps_its_chance_wherever_it_stands(places: tuple[int, int], chance: float):
+    """In float32, where 1 − 1e-9 is 1: so many of the uniform numbers choose it."""
+    rare, likely = places
+    z = torch.full((1, 3), -1e4)
+    z[0, likely], z[0, rare] = 7.0, 7.0 + math.log(chance)
+    at = resolve("cross-entropy").at(z, torch.tensor([likely]))
+    for share, wanted in ((0.01, rare), (0.95, rare), (1.05, likely), (0.9 / chance, likely)):
+        drawn = torch.tensor([share * chance], dtype=torch.float64)
+        drawn = drawn if rare < likely else 1 - drawn
+        assert at.sampled_cotangent(drawn).argmin() == wanted
+    assert at.draw(1, generator(0)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "bce"])

@@ -198,14 +198,17 @@ class AtLogits(AtOutput):
         return self._placed(self.mass.sqrt() * s)
 
     def draw(self, size: int, generator: torch.Generator) -> Tensor:
-        """Draw one uniform number a label."""
-        options: dict[str, Any] = {"device": self.p.device, "dtype": self.p.dtype}
+        """Draw one uniform number a label, in float64: float32 has none between 0 and 6e-8."""
+        options: dict[str, Any] = {"device": self.p.device, "dtype": torch.float64}
         return torch.rand(size, *self.p.shape[1:-1], generator=generator, **options)
 
     def sampled_cotangent(self, drawn: Tensor) -> Tensor:
-        """Take the first class ŷ at which the summed p exceeds a uniform number; √τ (p − ŷ)."""
+        """Take the first class ŷ at which the summed p exceeds a uniform number; √τ (p − ŷ).
+
+        The p are those of the logits in float64, where 1 − 1e-9 is not 1.
+        """
         drawn = drawn.double() + torch.finfo(drawn.dtype).eps / 4  # the middle of its grid's cell
-        below = self.p.detach().double().cumsum(-1) <= drawn[..., None]
+        below = self.logits.detach().double().softmax(-1).cumsum(-1) <= drawn[..., None]
         chosen = below[..., :-1].sum(-1, keepdim=True)  # rounding may leave the last sum below 1
         c = self.p.scatter_add(-1, chosen, -torch.ones_like(self.rest))
         c = c.scatter(-1, self.largest, (chosen != self.largest).to(c) - self.not_largest)
