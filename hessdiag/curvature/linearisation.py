@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError, NotFinite
 from hessdiag.linalg.vectors import all_finite
-from hessdiag.losses.output_loss import Targets
+from hessdiag.losses.output_loss import AtOutput, Targets
 
 
 class Linearisation:
@@ -45,14 +45,18 @@ class Linearisation:
         self.outputs = risk.outputs(x)
         self._check_loss = partial(risk.loss.check, self.outputs.detach(), y)
         self.at_output = risk.loss.at(self.outputs.detach(), y)
-        self.total = float(self.at_output.total.detach())
+        exact = self.at_output
+        if _cancels(exact, self.outputs.detach()):
+            with suppress(Exception):  # modules may fail in float64; then float32 has to do
+                exact = risk.loss.at(risk.exact_outputs(x), y)
+        self.total = float(exact.total.detach())
         if not math.isfinite(self.total):
             raise NotFinite(
                 "the loss is not finite",
                 got=f"{self.total} over a microbatch of {len(y)}",
                 hint="the outputs of the network overflow, or its inputs do",
             )
-        self._c = self.at_output.cotangent.detach().requires_grad_()
+        self._c = exact.cotangent.detach().to(self.outputs.dtype).requires_grad_()
         with _naming_the_operation():
             s = torch.autograd.grad(
                 self.outputs, self._parameters, self._c, create_graph=True, materialize_grads=True
@@ -112,6 +116,14 @@ class Linearisation:
             self.outputs, self._parameters, u, retain_graph=True, materialize_grads=True
         )
         return list(gn_products), nme_products
+
+
+def _cancels(at: AtOutput, z: Tensor) -> bool:
+    """Tell whether rounding of z, some eps |z|, may reach the fourth digit of the cotangent."""
+    if z.dtype == torch.float64:
+        return False
+    sizes = [float(tensor.norm(dtype=torch.float64)) for tensor in (at.cotangent, at.hessian(z))]
+    return 32 * sizes[0] < sizes[1]
 
 
 def has_differentiable_backward(tensors: Iterable[Tensor]) -> bool:

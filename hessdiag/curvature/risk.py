@@ -64,6 +64,7 @@ class EmpiricalRisk:
             one_batch = isinstance(self.batches, Sized) and len(self.batches) == 1
             self.loss.belongs_to(model.parameters(), one_batch=one_batch)
         self.layout = Layout.of(self.parameters)
+        self._twin: EmpiricalRisk | None = None  # in another floating type
 
     @property
     def model(self) -> nn.Module:
@@ -95,13 +96,16 @@ class EmpiricalRisk:
         steps = self.layout.unflatten(vector.to(self.device, self.dtype))
         moved = copy.copy(self)
         moved.network = self.network.displaced(steps)
+        moved._twin = None
         return moved
 
     def in_type(self, dtype: torch.dtype) -> EmpiricalRisk:
-        """Make the same risk computed in another floating type; this one stays as it is."""
-        moved = copy.copy(self)
-        moved.network = self.network.in_type(dtype)
-        return moved
+        """Give the same risk computed in another floating type; the last one is kept."""
+        if self._twin is None or self._twin.dtype != dtype:
+            self._twin = copy.copy(self)
+            self._twin.network = self.network.in_type(dtype)
+            self._twin._twin = None
+        return self._twin
 
     def in_double(self) -> EmpiricalRisk:
         """Make the same risk in float64, of the user's module as it is now."""
@@ -114,6 +118,7 @@ class EmpiricalRisk:
             dtype=torch.float64,
             device=network.device,
         )
+        wide._twin = None
         return wide
 
     def microbatches(self, *, shared: bool = False) -> Iterator[tuple[Any, Tensor | Targets]]:
@@ -146,6 +151,12 @@ class EmpiricalRisk:
                 got=", ".join(self.layout.names[:5]),
             )
         return z
+
+    def exact_outputs(self, x: Any) -> Tensor:
+        """Compute z in float64, with no graph. Cost: a forward pass."""
+        wide = self.in_type(torch.float64)
+        with torch.no_grad():
+            return wide.outputs(wide._moved(x))
 
     def select(self, result: Any) -> Tensor:
         """Take z out of what the module returns.
