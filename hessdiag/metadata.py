@@ -43,11 +43,19 @@ class DataSpec:
         mean: per-channel mean subtracted from inputs scaled to [0, 1], or None for the data
             set's own.
         std: per-channel divisor, likewise.
+        num_samples: examples drawn for training, those held out among them; None for all.
+        validation: share of them that was held out.
+        label_noise: share of the training labels that were drawn anew.
+        seed: of all three; None where none of them was.
     """
 
     spec: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    num_samples: int | None = None
+    validation: float = 0.0
+    label_noise: float = 0.0
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -154,8 +162,8 @@ class Provenance:
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("name", "activation", "spec", "loss", "recipe", "regulariser"), str),
-    **dict.fromkeys(("num_classes", "epoch", "seed", "input_shape"), int),
-    **dict.fromkeys(("beta", "mean", "std"), (int, float)),
+    **dict.fromkeys(("num_classes", "epoch", "seed", "input_shape", "num_samples"), int),
+    **dict.fromkeys(("beta", "mean", "std", "validation", "label_noise"), (int, float)),
     "arguments": list,
 }
 _LISTS = ("input_shape", "mean", "std", "arguments")

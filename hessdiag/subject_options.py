@@ -46,6 +46,15 @@ class DataOptions:
     ] = None
     data_root: Annotated[str | None, option("Folder of torchvision's data sets.")] = None
     download: Annotated[bool, option("Fetch a torchvision data set.")] = False
+    label_noise: Annotated[
+        float | None,
+        option(
+            "Share of the training labels drawn anew, uniformly over the classes. Default: the "
+            "checkpoint's metadata or the recipe, else 0.",
+            ge=0,
+            le=1,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

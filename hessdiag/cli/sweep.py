@@ -74,6 +74,8 @@ def sweep(
             "lr": base.lr,
             "batch_size": base.batch_size,
             "init": base.init,
+            "validation": base.validation,
+            "label_noise": base.label_noise,
         },
         file=base.config,
         num_samples=base.num_samples,

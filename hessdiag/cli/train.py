@@ -54,6 +54,9 @@ class RecipeOptions(DataOptions):
     num_samples: Annotated[
         int | None, option("Train on so many examples, drawn at random by the seed.")
     ] = None
+    validation: Annotated[
+        float | None, option("Share of the training data to hold out, drawn by the seed.")
+    ] = None
     init: Annotated[
         str | None,
         option(
@@ -153,6 +156,8 @@ def train(
             "optimizer": optimizer,
             "precision": precision,
             "init": base.init,
+            "validation": base.validation,
+            "label_noise": base.label_noise,
         },
         strengths={**vars(strengths), "straight_through": straight_through or None},
         seed=random.seed,

@@ -77,6 +77,8 @@ def load_any(
     split: str = "train",
     num_samples: int | None = None,
     seed: int = 0,
+    label_noise: float = 0.0,
+    noise_seed: int | None = None,
     text_form: TextForm | None = None,
     **others: Any,
 ) -> Dataset | Examples:
@@ -90,6 +92,8 @@ def load_any(
         split: as ``load``.
         num_samples: as ``load``; of a loader or iterable, the first ones.
         seed: as ``load``; of a loader's shuffling as well.
+        label_noise: as ``load``; not of data of any other form.
+        noise_seed: as ``load``.
         text_form: how the network takes text.
         **others: arguments of ``load``, for data that it reads.
 
@@ -97,6 +101,7 @@ def load_any(
         InputError: as ``load``.
     """
     if spec.startswith(text.PREFIX):
+        _refuse_noise(label_noise)
         return text.load(spec, split, text_form, num_samples, seed)
     if not factories.is_factory(spec):
         return load(
@@ -105,18 +110,27 @@ def load_any(
             num_samples=num_samples,
             at_most=preparation.AT_MOST,
             seed=seed,
+            label_noise=label_noise,
+            noise_seed=noise_seed,
             **others,
         )
     preparation.check_split(split)
     made = factories.call(spec, "data")
     wanted = preparation.AT_MOST if num_samples is None else num_samples
     if not _has_pairs(made):
+        _refuse_noise(label_noise)
         return gather(spec, split, made, wanted, seed)
     source = sources.of_factory(spec, made)
     assert source is not None
     if num_samples is None:
         wanted = min(wanted, source.num_samples)
-    return _selected(source, spec, split, wanted, seed, None)
+    noise = label_noise, seed if noise_seed is None else noise_seed
+    return _selected(source, spec, split, wanted, seed, None, noise)
+
+
+def _refuse_noise(label_noise: float) -> None:
+    if label_noise:
+        raise InputError("`label_noise` needs labels of classes", got="data of another form")
 
 
 def load(
@@ -130,6 +144,8 @@ def load(
     download: bool = False,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    label_noise: float = 0.0,
+    noise_seed: int | None = None,
 ) -> Dataset:
     """Load the data that ``spec`` names.
 
@@ -149,6 +165,9 @@ def load(
         mean: per-channel mean of images in [0, 1], instead of the data set's own; inputs that are
             no images stay as they are.
         std: per-channel divisor, likewise; both or neither.
+        label_noise: share of the training labels that are drawn anew, see
+            :func:`hessdiag.data.preparation.redraw`; other splits keep theirs.
+        noise_seed: seed of that; None for ``seed``.
 
     Returns:
         The examples, on the CPU.
@@ -163,7 +182,8 @@ def load(
     given = preparation.given_statistics(mean, std)
     if num_samples is None and at_most is not None:
         num_samples = min(at_most, source.num_samples)
-    return _selected(source, spec, split, num_samples, seed, given)
+    noise = (label_noise if split == "train" else 0.0, seed if noise_seed is None else noise_seed)
+    return _selected(source, spec, split, num_samples, seed, given, noise)
 
 
 def _selected(
@@ -173,9 +193,11 @@ def _selected(
     num_samples: int | None,
     seed: int,
     given: Statistics | None,
+    noise: tuple[float, int] = (0.0, 0),
 ) -> Dataset:
-    """Take a random subset of a source, normalised and checked."""
-    inputs, targets = source.take(preparation.select(source.num_samples, num_samples, seed))
+    """Take a random subset of a source, normalised and checked, a share of its labels redrawn."""
+    indices = preparation.select(source.num_samples, num_samples, seed)
+    inputs, targets = source.take(indices)
     statistics = (given if source.is_image else None) or source.statistics
     if statistics is None and source.images is not None:
         statistics = preparation.measure(source.images, source.white)
@@ -186,6 +208,7 @@ def _selected(
     if not targets.is_floating_point():
         targets = targets.to(torch.int64)
         check_labels(targets, source.num_classes)
+    targets = preparation.redraw(targets, indices, source.num_samples, source.num_classes, *noise)
     mean, std = statistics or (None, None)
     return Dataset(spec, split, inputs, targets, source.num_classes, mean, std, source.classes)
 

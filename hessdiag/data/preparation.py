@@ -51,6 +51,43 @@ def select(available: int, wanted: int | None, seed: int) -> Tensor:
     return torch.randperm(available, generator=generator)[:wanted].sort().values
 
 
+def redraw(
+    targets: Tensor,
+    indices: Tensor,
+    available: int,
+    num_classes: int | None,
+    share: float,
+    seed: int,
+) -> Tensor:
+    """Give a share of the labels anew, uniformly over all classes, the right one among them.
+
+    Which examples, and their new labels, depend on the seed and on their place in the split alone,
+    whichever of them are chosen.
+
+    Args:
+        targets: labels of the chosen examples ``(n,)``.
+        indices: their places in the split.
+        available: examples in the split.
+        num_classes: to draw from.
+        share: chance of each example.
+        seed: of both choices.
+
+    Raises:
+        InputError: the share is out of range, or the targets are no labels of known classes.
+    """
+    if not 0 <= share <= 1:
+        raise InputError("`label_noise` is out of range", got=share, wanted="0 to 1")
+    if share == 0:
+        return targets
+    if targets.is_floating_point() or targets.ndim != 1 or num_classes is None:
+        got = f"{targets.dtype} of shape {tuple(targets.shape)}"
+        raise InputError("`label_noise` needs labels of classes", got=got)
+    generator = torch.Generator().manual_seed(seeds.stream(seed, "label noise"))
+    chosen = torch.rand(available, generator=generator)[indices] < share
+    drawn = torch.randint(num_classes, (available,), generator=generator)[indices]
+    return torch.where(chosen, drawn.to(targets.dtype), targets)
+
+
 def given_statistics(
     mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> Statistics | None:

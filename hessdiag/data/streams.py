@@ -138,6 +138,7 @@ def open_stream(
     root: str | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    label_noise: float = 0.0,
 ) -> Stream:
     """Find the images that ``spec`` names, without decoding any.
 
@@ -149,6 +150,7 @@ def open_stream(
         root: where ImageNet lies; default ``$HESSDIAG_DATA``, else ``data``.
         mean: per-channel mean of images in [0, 1]; default ImageNet's.
         std: per-channel divisor, likewise; both or neither.
+        label_noise: share of the labels that are drawn anew, by ``seed``.
 
     Raises:
         InputError: data that is unknown or missing; more samples wanted than there are; mean and
@@ -158,8 +160,13 @@ def open_stream(
     found = vision.find(spec, split, root)
     statistics = preparation.given_statistics(mean, std) or vision.IMAGENET_STATISTICS
     preparation.check_channels(statistics, 3)
-    chosen = preparation.select(len(found.samples), num_samples, seed).tolist()
-    samples = tuple(found.samples[index] for index in chosen)
+    chosen = preparation.select(len(found.samples), num_samples, seed)
+    samples = tuple(found.samples[index] for index in chosen.tolist())
+    if label_noise:
+        labels = torch.tensor([label for _, label in samples])
+        sizes = len(found.samples), len(found.classes)
+        labels = preparation.redraw(labels, chosen, *sizes, label_noise, seed).tolist()
+        samples = tuple((path, label) for (path, _), label in zip(samples, labels, strict=True))
     return Stream(spec, split, found.path, samples, found.classes, *statistics)
 
 

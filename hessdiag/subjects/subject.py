@@ -198,6 +198,8 @@ def _load_data(checkpoint: Checkpoint | None, options: SubjectOptions) -> Datase
 
     # scaling belongs to the network, so the checkpoint's own goes for other data as well
     mean, std = (known.mean, known.std) if known else (None, None)
+    same = known is not None and known.spec == chosen  # then its labels are those trained on
+    noise = known.label_noise if known and same else 0.0
     return datasets.load_any(
         chosen,
         split=options.split,
@@ -207,6 +209,8 @@ def _load_data(checkpoint: Checkpoint | None, options: SubjectOptions) -> Datase
         download=options.download,
         mean=mean,
         std=std,
+        label_noise=noise if options.label_noise is None else options.label_noise,
+        noise_seed=known.seed if known and same else None,
         text_form=checkpoint.text if checkpoint else None,
     )
 

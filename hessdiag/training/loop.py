@@ -121,6 +121,7 @@ def load_data(config: Config, *, download: bool = False) -> tuple[Data, Data | N
         download=download,
         mean=recipe.mean,
         std=recipe.std,
+        label_noise=recipe.label_noise,
     )
     if data.targets.is_floating_point() or data.num_classes is None:
         raise InputError("the recipes train classifiers", got="targets that are not labels")
@@ -193,6 +194,7 @@ def _open_streams(config: Config) -> tuple[Stream, Stream | None]:
         root=root,
         mean=recipe.mean,
         std=recipe.std,
+        label_noise=recipe.label_noise,
     )
     if not datasets.has_test_split(recipe.data):
         return data, None

@@ -84,6 +84,15 @@ class Recipe:
         option("Weights to start from: a checkpoint, or torchvision; None for fresh ones."),
     ] = None
     validation: Annotated[float, option("Share of the training data held out.", ge=0, lt=1)] = 0.0
+    label_noise: Annotated[
+        float,
+        option(
+            "Share of the training labels drawn anew, uniformly over the classes; those held out "
+            "among them.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.0
     precision: Annotated[str, option("bf16 where it is safe.", choices=("float32", "bf16"))] = (
         "float32"
     )

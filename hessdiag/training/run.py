@@ -291,10 +291,16 @@ class Run:
         generator = torch.Generator(self.device)
         return generator.manual_seed(stream(self.config.seed, name, self.step))
 
+    def _data_spec(self) -> DataSpec:
+        config, recipe = self.config, self.config.recipe
+        chosen = (config.num_samples, recipe.validation, recipe.label_noise)
+        seed = config.seed if any(chosen) else None
+        return DataSpec(self.data.spec, self.data.mean, self.data.std, *chosen, seed)
+
     def _metadata(self, epoch: Epoch) -> Metadata:
         return Metadata(
             model=self.spec,
-            data=DataSpec(self.data.spec, self.data.mean, self.data.std),
+            data=self._data_spec(),
             loss=self.config.recipe.loss,
             recipe=self.config.recipe.name,
             regulariser=self.config.method.name,

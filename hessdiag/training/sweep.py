@@ -197,8 +197,8 @@ def _network(config: Config) -> ModelSpec:
 
 
 def _sample(config: Config) -> int | None:
-    """Tell apart the random samples of the data; all runs on all of the data share them."""
-    return None if config.num_samples is None else config.seed
+    """Tell apart the random samples and labels of the data; runs without them share it."""
+    return config.seed if config.num_samples or config.recipe.label_noise else None
 
 
 def _takes_beta(activation: str | None) -> bool:

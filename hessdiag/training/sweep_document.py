@@ -16,6 +16,7 @@ from hessdiag.show.document import (
     Code,
     Curve,
     Document,
+    Interval,
     Quantity,
     Row,
     Share,
@@ -43,7 +44,11 @@ def document(report: SweepReport) -> Document:
         title=_title(report),
         facts=list(_facts(report)),
         blocks=blocks,
-        footer=["mean ± standard deviation over the seeds"],
+        footer=[
+            "mean ± standard deviation over the seeds",
+            "gain: accuracy minus that without a regulariser, or of the first row, seed by seed; ± "
+            "standard error, and Student's interval",
+        ],
         notes=report.notes,
         origin=origin(report),
     )
@@ -100,11 +105,11 @@ def _table(report: SweepReport) -> Table:
     table: list[Row] = []
     for cell in report.cells:
         mean = cell.accuracy.mean if cell.accuracy else None
-        cells: list[Cell] = [_share(cell.accuracy), _share(cell.best_accuracy)]
+        cells: list[Cell] = [_share(cell.accuracy), *_gain(cell), _share(cell.best_accuracy)]
         cells += [_number(cell.train_loss), _seeds(cell), "best" if cell.best else ""]
         bar = Bars([("b", mean)], 0.0, max(means, default=1.0))
         table.append(Row([*rows[cell.name], *cells, bar], "best" if cell.best else ""))
-    columns = ["accuracy", "best epoch", "training loss", "seeds", "", ""]
+    columns = ["accuracy", "gain, points", "95 %", "best epoch", "training loss", "seeds", "", ""]
     return Table([*header, *columns], table, words=2 if "activation" in header else 1)
 
 
@@ -192,6 +197,16 @@ def _runs(report: SweepReport) -> Table:
 
 def _share(spread: Spread | None) -> Cell:
     return "" if spread is None else Share(spread.mean, spread.std)
+
+
+def _gain(cell: SweepCell) -> tuple[Cell, Cell]:
+    """Show the paired difference in points of accuracy."""
+    found = cell.difference
+    if found is None:
+        return "", ""
+    error = None if found.stderr is None else 100 * found.stderr
+    ends = found.interval and (100 * found.interval[0], 100 * found.interval[1])
+    return Quantity(100 * found.mean, error), Interval(ends)
 
 
 def _number(spread: Spread | None) -> Cell:

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from hessdiag.codec import Count
+from hessdiag.linalg.paired import Difference
 from hessdiag.results import Measured
 from hessdiag.training.trials import Cell, Spread, Sweep, Trial
 
@@ -61,6 +62,9 @@ class SweepCell(Struct, frozen=True):
         train_loss: in the last epoch.
         curvature: what was tracked after the last epoch, by name.
         runs: one a seed.
+        against: name of the cell that it is compared with, see
+            :meth:`hessdiag.training.trials.Sweep.reference`; None for none.
+        difference: of the accuracies, its own minus that cell's, seed by seed.
     """
 
     name: str
@@ -74,6 +78,8 @@ class SweepCell(Struct, frozen=True):
     train_loss: Spread | None
     curvature: dict[str, Spread]
     runs: tuple[SweepRun, ...]
+    against: str | None = None
+    difference: Difference | None = None
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -122,12 +128,14 @@ def report(sweep: Sweep) -> SweepReport:
             lr=recipe.lr,
             seeds=tuple(trial.config.seed for trial in sweep.cells[0].trials),
         ),
-        cells=tuple(_cell(cell, best=cell.name in sweep.best) for cell in sweep.cells),
+        cells=tuple(
+            _cell(cell, sweep.reference(cell), best=cell.name in sweep.best) for cell in sweep.cells
+        ),
         notes=tuple(_notes(sweep)),
     )
 
 
-def _cell(cell: Cell, *, best: bool) -> SweepCell:
+def _cell(cell: Cell, reference: Cell | None, *, best: bool) -> SweepCell:
     return SweepCell(
         name=cell.name,
         method=cell.method,
@@ -140,6 +148,8 @@ def _cell(cell: Cell, *, best: bool) -> SweepCell:
         train_loss=cell.train_loss,
         curvature=cell.curvature,
         runs=tuple(map(_run, cell.trials)),
+        against=reference and reference.name,
+        difference=reference and Difference.between(cell.by_seed, reference.by_seed),
     )
 
 

@@ -102,6 +102,11 @@ class Cell:
         return Spread.of(trial.accuracy for trial in self.trials)
 
     @property
+    def by_seed(self) -> dict[int, float | None]:
+        """Accuracy after the last epoch, by seed."""
+        return {trial.config.seed: trial.accuracy for trial in self.trials}
+
+    @property
     def best_accuracy(self) -> Spread | None:
         """Of the best checkpoint, over the seeds."""
         return Spread.of(trial.best_accuracy for trial in self.trials)
@@ -140,6 +145,18 @@ class Sweep:
             for of_seed in zip(*(c.trials for c in self.cells), strict=True)
             for trial in of_seed
         ]
+
+    def reference(self, cell: Cell) -> Cell | None:
+        """Find what a cell is compared with: no regulariser, in the same network; else the first.
+
+        The network may be the same but for β, or another where there is nothing nearer. None for
+        what all others are compared with.
+        """
+        plain = [other for other in self.cells if other.method == "none"]
+        near = [other for other in plain if other.activation == cell.activation]
+        same = [other for other in near if other.beta == cell.beta]
+        found = (*same, *near, *plain, self.cells[0])[0]
+        return None if found is cell else found
 
     @property
     def best(self) -> set[str]:

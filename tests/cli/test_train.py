@@ -344,3 +344,25 @@ def test_skipped_steps_are_counted(run: Run, here: Path):
     outcome = run(*args, "--on-nonfinite", "skip", "--out", "run")
     assert outcome.code == 0, outcome.err
     assert [row["num_skipped"] for row in folder.read_metrics(here / "run")] == [1, 1]
+
+
+def test_label_noise_subset_and_validation_are_known_to_the_checkpoint(run: Run, here: Path):
+    options = ("--label-noise", 0.5, "--num-samples", 200, "--validation", 0.2, "--seed", 3)
+    small = ("--model", "mlp-8", "--epochs", 1, "--out", "noisy")
+    assert run("train", *small, *options).code == 0
+    data = checkpoints.read(here / "noisy" / "model.safetensors").metadata.data
+    assert (data.num_samples, data.validation, data.label_noise, data.seed) == (200, 0.2, 0.5, 3)
+    text = (here / "noisy" / "config.toml").read_text()
+    assert "label_noise = 0.5" in text
+    assert "validation = 0.2" in text
+    assert "validation_accuracy" in (here / "noisy" / "metrics.jsonl").read_text()
+    fast = ("--num-samples", 300, "--part", "gn", "--num-probes", 1, "--top-k", 0, "--no-density")
+
+    def loss(*more: Any) -> tuple[float, float]:
+        outcome = run("spectrum", here / "noisy" / "model.safetensors", *fast, *more, "--json", "-")
+        return tuple(json.loads(outcome.out)["loss"][key] for key in ("value", "accuracy"))
+
+    noisy, clean = loss(), loss("--label-noise", 0)
+    assert noisy == loss("--label-noise", 0.5)  # by the run's seed, not the command's
+    assert noisy[0] > clean[0]
+    assert noisy[1] < clean[1]

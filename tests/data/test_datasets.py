@@ -435,3 +435,33 @@ def test_labels_that_a_network_lacks_are_refused(
 ) -> None:
     assert message in refusal(lambda: datasets.check_labels(targets, num_classes))
     datasets.check_labels(torch.tensor([0, 9]), 10)
+
+
+def test_a_share_of_the_training_labels_is_drawn_anew():
+    clean, noisy = (datasets.load("digits", label_noise=share, seed=3) for share in (0.0, 0.42))
+    assert torch.equal(clean.inputs, noisy.inputs)
+    changed = (clean.targets != noisy.targets).double().mean()
+    assert abs(changed - 0.42 * 0.9) < 4 * (0.378 * 0.622 / len(clean.targets)) ** 0.5
+    assert noisy.sha256 != clean.sha256
+    everything = datasets.load("digits", label_noise=1.0, seed=3).targets
+    assert torch.equal(noisy.targets[clean.targets != noisy.targets].unique(), torch.arange(10))
+    assert abs((everything == clean.targets).double().mean() - 0.1) < 0.04
+    tested = [datasets.load("digits", split="test", label_noise=x).targets for x in (0.0, 0.5)]
+    assert torch.equal(*tested)
+
+
+def test_redrawn_labels_depend_on_seed_and_example_alone():
+    def labels(**options):
+        return datasets.load("digits", label_noise=0.5, **options).targets
+
+    assert torch.equal(labels(seed=1), labels(seed=2, noise_seed=1))
+    assert not torch.equal(labels(seed=1), labels(seed=2))
+    of_all = labels(noise_seed=7)
+    some = preparation.select(len(of_all), 90, 5)
+    assert torch.equal(labels(num_samples=90, seed=5, noise_seed=7), of_all[some])
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_of_labels_is_between_0_and_1(share):
+    with pytest.raises(InputError, match="label_noise"):
+        datasets.load("digits", label_noise=share)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from hessdiag.errors import InputError
-from hessdiag.training import folder, loop, methods, state, sweep
+from hessdiag.training import folder, loop, methods, state, sweep, sweep_result
 from hessdiag.training.trials import Sweep
+from tests import sweeps
 
 TINY = {"model": "mlp-8", "epochs": 2, "batch_size": 32}
 DIVERGES = 1e32  # a radius from which no loss is finite
@@ -272,3 +273,16 @@ def test_data_that_cannot_be_loaded_stop_the_sweep_and_leave_nothing(tmp_path: P
     planned = plan("none", "sam", changes={"data": "missing.npz"})
     assert "missing.npz" in refusal(lambda: finish(planned, tmp_path / "sweep"))
     assert not (tmp_path / "sweep").exists()
+
+
+def test_cells_are_compared_with_no_regulariser_seed_by_seed():
+    found = sweep_result.report(sweeps.complete())
+    for cell in found.cells:
+        own = {run.seed: run.accuracy for run in cell.runs}
+        if cell.method == "none" or cell is found.cells[0]:
+            assert cell.difference is None
+            continue
+        other = next(c for c in found.cells if c.name == cell.against)
+        gains = [own[run.seed] - run.accuracy for run in other.runs]
+        assert cell.difference.mean == pytest.approx(sum(gains) / len(gains))
+        assert cell.difference.count == len(gains)

@@ -22,7 +22,7 @@ def test_every_cell_has_a_row_with_its_spread():
     for cell, row in zip(found.cells, rows, strict=True):
         assert cell.accuracy is not None
         assert row[2] == Share(cell.accuracy.mean, cell.accuracy.std)
-    assert [row[6] for row in rows].count("best") == 2
+    assert [row[8] for row in rows].count("best") == 2
 
 
 def test_methods_are_curves_over_what_varies_beside_a_line_for_what_does_not():
@@ -36,7 +36,7 @@ def test_methods_are_curves_over_what_varies_beside_a_line_for_what_does_not():
 
 def test_failures_are_told_and_not_drawn():
     found = report(broken())
-    assert [row[5] for row in table(found)] == ["0 of 2, 2 failed", "1 of 2, 1 failed", "0 of 2"]
+    assert [row[7] for row in table(found)] == ["0 of 2, 2 failed", "1 of 2, 1 failed", "0 of 2"]
     assert sum("training diverged" in note for note in found.notes) == 3
     assert "not finished yet: 2 of 6 runs" in found.notes
     (chart,) = found.document().charts()
