@@ -191,7 +191,7 @@ def _paired(a: Part, b: Part, k: int) -> tuple[PartChange, str | None]:
     """Compare parts, and tell why there is no overlap of the k largest."""
     change = _by_samples(a, b)
     change = structs.replace(change, top=change.top[:k], bottom=change.bottom[:k])
-    if not k:
+    if not (a.top and b.top and k):
         return change, None
     if reason := undefined(a, k) or undefined(b, k):
         return change, reason

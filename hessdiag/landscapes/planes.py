@@ -172,6 +172,7 @@ def eigenvector_plane(
     run = lanczos(
         gaussian_rows(3, size, seed=own_seed, dtype=risk.dtype, device=risk.device),
         top_k=2,
+        ends=(1,),
         basis_size=basis_size,
         max_steps=max_passes,
         seed=own_seed,

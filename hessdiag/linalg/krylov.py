@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -109,11 +110,14 @@ class KrylovBasis:
         coefficients = self._append(block, scale=float(np.abs(self.raw[:end, :end]).max()))
         self.raw[begin:end, end : end + self.num_pending] = coefficients
 
-    def restart(self, vectors: Array, theta: Array, num_wanted: int) -> None:
-        """Keep the outermost Ritz vectors and the pending block: thick restart."""
+    def restart(
+        self, vectors: Array, theta: Array, num_wanted: int, ends: Sequence[int] = (1, -1)
+    ) -> None:
+        """Keep the outermost Ritz vectors of these ends and the pending block: thick restart."""
         keep = max(num_wanted, (self.done - self.block_size) // 2)
         keep = min(keep, self.capacity - self.block_size)
-        chosen = np.r_[0 : keep // 2, len(theta) - (keep - keep // 2) : len(theta)]
+        low = keep // 2 if len(ends) == 2 else keep * (-1 in ends)
+        chosen = np.r_[0:low, len(theta) - (keep - low) : len(theta)]
         coupling = self.coupling(vectors)
         gone = np.setdiff1d(np.arange(len(theta)), chosen)
         let_go = vectors[:, gone], theta[gone], coupling[gone]

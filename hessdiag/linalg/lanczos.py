@@ -13,7 +13,7 @@ multiplied once more in float64, and values and residuals are those of that prod
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,9 @@ from hessdiag.linalg.enclosures import CONFIDENCE, outer_bounds, upper_ends
 from hessdiag.linalg.krylov import KrylovBasis
 from hessdiag.linalg.space import FLAT, Array, Space
 from hessdiag.seeds import stream
+
+BOTH = (1, -1)
+"""Ends of a spectrum: the largest eigenvalues, and the smallest."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ def lanczos(
     start: Tensor,
     *,
     top_k: int,
+    ends: Sequence[int] = BOTH,
     depth: int = 0,
     basis_size: int,
     tolerance: float | None = None,
@@ -124,19 +128,20 @@ def lanczos(
     enough: Callable[[LanczosResult], bool] | None = None,
     space: Space = FLAT,
 ) -> Generator[Tensor, Tensor, LanczosResult]:
-    """Find the ``top_k`` largest and ``top_k`` smallest eigenvalues of A, and its quadrature.
+    """Find the ``top_k`` largest and smallest eigenvalues of A, or either, and its quadrature.
 
     ``A Qᵀ = Qᵀ T + Pᵀ C`` with Q the basis (rows), T its projection and P the block that comes
     next. A Gaussian block of b finds each eigenvalue with its multiplicity, up to b; a block larger
     than ``top_k`` also tells what the next eigenvalue is at most, which the intervals need.
 
-    Cost: one block of b products a step, and ``2 top_k`` to refine; ``(basis_size + b) n`` numbers
-    of memory, to refine ``6 top_k n`` in float64 beside them.
+    Cost: one block of b products a step, and one product to refine each eigenvalue;
+    ``(basis_size + b) n`` numbers of memory, to refine ``6 top_k n`` in float64 beside them.
 
     Args:
         start: ``(b, n)`` independent N(0, 1) entries, on which the intervals rest; values and
             residuals do not. Linearly dependent rows are replaced.
         top_k: eigenvalues wanted at each end, ``0 <= top_k <= n``.
+        ends: 1 for the largest, −1 for the smallest; what has not been asked for costs nothing.
         depth: block steps of the quadrature; 0 for none.
         basis_size: vectors kept at most; at least ``2 top_k + 2 b`` and ``b depth``, or n.
         tolerance: residual over the spectral scale max |θ| at which a Ritz value counts as
@@ -179,9 +184,10 @@ def lanczos(
             quadrature = Quadrature(
                 theta * basis.unit, weights, None if exact else step, basis.size
             )
-        complete = len(theta) >= min(2 * top_k, basis.size)
-        wanted = _outermost(len(theta), top_k)
-        done = _converged(theta, couplings, tolerance, basis.epsilon)[wanted]
+        complete = len(theta) >= min(len(ends) * top_k, basis.size)
+        wanted = _outermost(len(theta), top_k, ends)
+        judge = _Judge(theta, ends, tolerance, basis.epsilon)
+        done = judge.converged(theta, couplings)[wanted]
         sampled = not depth or quadrature is not None
         last = exhausted or step >= max_steps
         if last or (sampled and complete and bool(done.all())):
@@ -191,15 +197,17 @@ def lanczos(
             if refine:
                 pairs = yield from _refined(basis, pairs)
             top, bottom = (
-                _end(sign, pairs, _beyond(sign, basis, theta, vectors, top_k), tolerance, basis)
-                for sign in (1, -1)
+                _end(sign, pairs, _beyond(sign, basis, theta, vectors, top_k), judge, basis)
+                if sign in ends
+                else ()
+                for sign in BOTH
             )
             found = LanczosResult(top[:top_k], bottom[:top_k], quadrature, step)
             if last or enough is None or tolerance < basis.epsilon / 50 or enough(found):
                 break
             tolerance /= 10
         if basis.is_full:
-            basis.restart(vectors, theta, 2 * top_k + 2)
+            basis.restart(vectors, theta, len(ends) * top_k + 2, ends)
     rows = None
     if with_vectors:
         chosen = pairs.turn[:, ::-1].T[: len(top)]
@@ -207,9 +215,10 @@ def lanczos(
     return dataclasses.replace(found, top_vectors=rows)
 
 
-def _outermost(count: int, top_k: int) -> NDArray[np.intp]:
-    """Indices of ``top_k`` of so many values at each end."""
-    return np.unique(np.r_[: min(top_k, count), max(count - top_k, 0) : count])
+def _outermost(count: int, top_k: int, ends: Sequence[int]) -> NDArray[np.intp]:
+    """Indices of ``top_k`` of so many ascending values at each of these ends."""
+    places = {1: range(max(count - top_k, 0), count), -1: range(min(top_k, count))}
+    return np.unique(np.concatenate([np.array(places[sign], dtype=np.intp) for sign in ends]))
 
 
 @dataclass(frozen=True)
@@ -277,7 +286,7 @@ def _beyond(sign: int, basis: KrylovBasis, theta: Array, vectors: Array, top_k: 
 
 
 def _end(
-    sign: int, pairs: _Pairs, beyond: Array, tolerance: float, basis: KrylovBasis
+    sign: int, pairs: _Pairs, beyond: Array, judge: _Judge, basis: KrylovBasis
 ) -> tuple[RitzValue, ...]:
     """Make the Ritz values of one end, the outermost first."""
     count = len(beyond) - 1
@@ -286,7 +295,7 @@ def _end(
     inner = values - pairs.rounding
     outer = upper_ends(values, residuals, beyond[: len(values) + 1] + pairs.blur) + pairs.rounding
     bounds = np.hypot(np.sqrt(np.diag(pairs.residuals)), pairs.rounding)
-    converged = _converged(pairs.values, bounds, tolerance, basis.epsilon)
+    converged = judge.converged(pairs.values, bounds)
     return tuple(
         RitzValue(
             sign * float(value) * basis.unit,
@@ -305,13 +314,27 @@ def _end(
     )
 
 
-def _converged(theta: Array, residuals: Array, tolerance: float, epsilon: float) -> NDArray[Any]:
-    """Tell which Ritz values (ascending) have small residuals for their size; see ``lanczos``."""
-    scale = float(np.abs(theta).max())
-    done = residuals <= tolerance * scale
-    for end in (0, -1):
-        size, residual = abs(theta[end]), residuals[end]
-        may_be_zero = size <= residual
-        least = max(tolerance / (10 if may_be_zero else 1000), 32 * epsilon) * scale
-        done[end] &= residual <= max(10 * tolerance * size, least)
-    return done
+class _Judge:
+    """Tells which Ritz values have small residuals for their size; see ``lanczos``.
+
+    Args:
+        theta: all Ritz values, whose largest size is the spectral scale.
+        ends: of the spectrum, whose outermost values are judged by their own size as well.
+        tolerance: as there.
+        epsilon: of the products.
+    """
+
+    def __init__(self, theta: Array, ends: Sequence[int], tolerance: float, epsilon: float) -> None:
+        self.scale = float(np.abs(theta).max())
+        self.outer = [-1 if sign > 0 else 0 for sign in ends]
+        self.tolerance, self.epsilon = tolerance, epsilon
+
+    def converged(self, theta: Array, residuals: Array) -> NDArray[Any]:
+        """Judge Ritz values, ascending, the outermost of each end among them."""
+        done = residuals <= self.tolerance * self.scale
+        for end in self.outer:
+            size, residual = abs(theta[end]), residuals[end]
+            may_be_zero = size <= residual
+            least = max(self.tolerance / (10 if may_be_zero else 1000), 32 * self.epsilon)
+            done[end] &= residual <= max(10 * self.tolerance * size, least * self.scale)
+        return done

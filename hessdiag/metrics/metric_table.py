@@ -225,9 +225,11 @@ def settings(metrics: Iterable[Metric]) -> dict[str, Any]:
     """Choose the least settings of a spectrum that holds all ``metrics``."""
     chosen = list(metrics)
     wanted = {part for metric in chosen for part in metric.parts}
+    ends = {metric.end for metric in chosen} - {0}
     return {
         "parts": tuple(part for part in PARTS if part in wanted) or ("gn",),
         "top_k": max((metric.top_k for metric in chosen), default=0),
+        "ends": "both" if len(ends) != 1 else "top" if 1 in ends else "bottom",
         "density": False,
         "per_layer": any(metric.layer is not None for metric in chosen),
     }

@@ -50,7 +50,7 @@ class Plan:
         num_parts, at_once = len(self.settings.parts), len(self.waves[0])
         lanczos = at_once * (self.basis_size + 4 * self.block_size)
         kept = num_parts * self.settings.top_k if self.settings.eigenvectors else 0
-        refined = (8 * at_once + 4) * self.settings.top_k if self.refine else 0
+        refined = (4 * at_once + 2) * self.settings.num_eigenvalues if self.refine else 0
         return lanczos + max((1 + num_parts) * self.chunk, refined) + kept + 4
 
 
@@ -78,7 +78,7 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
     block = min(block, size)
     affordable = BASIS_BUDGET // vector_bytes
     wanted = max(block * _BASIS_BLOCKS, block * asked.depth if asked.density else 0, 48)
-    least = 2 * asked.top_k + 2 * block
+    least = asked.num_eigenvalues + 2 * block
     basis = min(max(asked.basis_size or min(wanted, affordable - block), least), size)
     settings = dataclasses.replace(
         asked,
@@ -121,7 +121,7 @@ def check_memory(decomposition: Decomposition, plan: Plan) -> None:
     else:
         spare = (available - per_example) / vector_bytes - plan.num_vectors()
         smaller_basis = plan.basis_size + math.floor(spare / len(plan.waves[0]))
-        least = 2 * plan.settings.top_k + 2 * plan.block_size
+        least = plan.settings.num_eigenvalues + 2 * plan.block_size
         hint = "--batch-size 1 " + (
             f"--basis-size {smaller_basis}"
             if smaller_basis >= max(least, 1)

@@ -38,7 +38,7 @@ from hessdiag.spectra.spectrum_result import (
     Trace,
     qualified,
 )
-from hessdiag.spectra.spectrum_settings import Chosen, Settings
+from hessdiag.spectra.spectrum_settings import SIGNS, Chosen, Settings
 
 StoppingRule = Callable[[str, Mapping[str, TraceSamples]], bool]
 """Says of a part, from the samples of all parts, whether it has been sampled enough."""
@@ -209,6 +209,7 @@ def _algorithms(
                 lanczos(
                     start,
                     top_k=settings.top_k,
+                    ends=SIGNS[settings.ends],
                     depth=settings.depth if settings.density else 0,
                     basis_size=plan.basis_size,
                     tolerance=settings.tolerance,

@@ -9,6 +9,9 @@ from hessdiag.errors import InputError
 from hessdiag.parts import PARTS
 from hessdiag.settings import check, option
 
+SIGNS = {"both": (1, -1), "top": (1,), "bottom": (-1,)}
+"""Ends of a spectrum, as :func:`hessdiag.linalg.lanczos.lanczos` takes them."""
+
 
 @dataclass(frozen=True)
 class EstimatorSettings:
@@ -18,6 +21,7 @@ class EstimatorSettings:
         parts: those wanted, of "hessian", "gn", "nme"; "all" stands for all three.
         num_probes: Rademacher probes of the traces and norms, shared by the parts.
         top_k: eigenvalues at each end of the spectrum; 0 for none.
+        ends: which ends: "top", "bottom" or "both"; one alone takes fewer products.
         density: whether to compute the spectral density.
         eigenvectors: whether to keep the eigenvectors of the largest eigenvalues.
         depth: Lanczos steps behind the density.
@@ -41,6 +45,10 @@ class EstimatorSettings:
     ] = PARTS
     num_probes: Annotated[int, option("Probes of traces and norms.", ge=1)] = 32
     top_k: Annotated[int, option("Eigenvalues at each end.", ge=0)] = 5
+    ends: Annotated[
+        str,
+        option("both, top or bottom: the largest, the smallest eigenvalues.", choices=tuple(SIGNS)),
+    ] = "both"
     density: Annotated[bool, option("Spectral densities.")] = True
     eigenvectors: Annotated[bool, option("Keep the eigenvectors.", hidden=True)] = False
     depth: Annotated[int, option("Lanczos steps behind the density.", ge=1)] = 20
@@ -67,6 +75,11 @@ class EstimatorSettings:
             raise InputError("no part is asked for", wanted=", ".join(PARTS))
         once = PARTS if "all" in self.parts else tuple(dict.fromkeys(self.parts))
         object.__setattr__(self, "parts", once)
+
+    @property
+    def num_eigenvalues(self) -> int:
+        """Eigenvalues of each part, of all ends."""
+        return self.top_k * len(SIGNS[self.ends])
 
 
 @dataclass(frozen=True)

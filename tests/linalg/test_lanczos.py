@@ -301,3 +301,54 @@ def test_vectors_are_those_of_the_largest_eigenvalues(top_k: int, refine: bool) 
     overlaps = np.abs(result.top_vectors.numpy() @ vectors[:, ::-1][:, :top_k])
     np.testing.assert_allclose(overlaps, np.eye(top_k), atol=1e-7)
     assert result.top[0].value == pytest.approx(values[-1])
+
+
+# one end alone
+
+
+@each_dtype
+@each_spectrum
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("basis_size", [SIZE, 36])
+def test_one_end_alone(name: str, sign: int, basis_size: int, dtype: torch.dtype) -> None:
+    eigenvalues = np.sort(SPECTRA[name])
+    matrix = symmetric(eigenvalues).to(dtype)
+    start = normal(6, SIZE, seed=3, dtype=dtype)
+    generator = lanczos(start, top_k=5, ends=(sign,), basis_size=basis_size, max_steps=400)
+    result = run(generator, matrix)
+    values, other = (result.top, result.bottom)[::sign]
+    assert other == ()
+    truth = np.sort(exact(matrix))[::-sign][:5]
+    atol = (1e-8 if dtype == F64 else 2e-3) * np.abs(eigenvalues).max()
+    np.testing.assert_allclose([ritz.value for ritz in values], truth, rtol=0, atol=atol)
+    slack = 100 * EPS[dtype] * np.abs(eigenvalues).max()
+    for ritz, wanted in zip(values, truth, strict=True):
+        assert ritz.converged
+        assert ritz.interval is not None
+        assert ritz.interval[0] - slack <= wanted <= ritz.interval[1] + slack
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_end_takes_no_more_steps_than_both(sign: int) -> None:
+    eigenvalues = np.concatenate([np.linspace(-1.0, 1.0, SIZE - 6), sign * np.arange(10.0, 16.0)])
+    matrix = symmetric(eigenvalues)
+    taken = {
+        ends: run(
+            lanczos(normal(4, SIZE), top_k=3, ends=ends, basis_size=60, max_steps=400), matrix
+        ).num_steps
+        for ends in ((1, -1), (sign,))
+    }
+    assert taken[sign,] < taken[1, -1]  # the far end stands alone, the near one is dense
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_end_of_a_small_matrix(size: int, sign: int) -> None:
+    eigenvalues = np.arange(size) - 1.0
+    generator = lanczos(
+        normal(min(3, size), size), top_k=min(2, size), ends=(sign,), basis_size=size
+    )
+    result = run(generator, symmetric(eigenvalues))
+    values = (result.top, result.bottom)[::sign][0]
+    truth = np.sort(eigenvalues)[::-sign][: min(2, size)]
+    np.testing.assert_allclose([ritz.value for ritz in values], truth, rtol=0, atol=1e-12)

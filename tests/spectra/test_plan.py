@@ -1,5 +1,6 @@
 """Passes, products, waves, bad settings and the budget of sampling."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 
 import hessdiag
-from hessdiag import Decomposition, Report
+from hessdiag import Decomposition, Report, results
 from hessdiag.errors import InputError
 from hessdiag.linalg.driver import Answer, Request
+from hessdiag.metrics import metric_table
 from hessdiag.parts import PARTS
 from hessdiag.spectra import spectrum_plan as plan
 from hessdiag.spectra.spectrum_plan import make_plan
@@ -255,3 +257,26 @@ def test_bad_settings_are_refused(settings: dict[str, Any], words: str):
 def test_all_stands_for_every_part_and_a_part_given_twice_counts_once():
     assert Settings(parts=("nme", "all")).parts == PARTS
     assert Settings(parts=("nme", "nme")).parts == ("nme",)
+
+
+@pytest.mark.parametrize(("ends", "absent"), [("top", "bottom"), ("bottom", "top")])
+def test_one_end_costs_no_more_than_is_asked(ends: str, absent: str) -> None:
+    model, batches, loss = BY_NAME["mlp-gelu"]
+    options: dict[str, Any] = {"loss": loss, "density": False, "num_probes": 1, "top_k": 3}
+    both = hessdiag.spectrum(model, batches, **options)
+    one = hessdiag.spectrum(model, batches, ends=ends, **options)
+    for name, part in one.parts.items():
+        assert getattr(part, absent) == ()
+        values, wanted = ([r.value for r in getattr(of, ends)] for of in (part, both.parts[name]))
+        assert values == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+        assert one.cost.products[name] <= both.cost.products[name]
+    assert results.taken(json.loads(one.to_json()), Report).settings.ends == ends
+
+
+def test_metrics_of_one_end_ask_for_no_other() -> None:
+    def ends(*names: str) -> str:
+        return metric_table.settings(map(metric_table.parse, names))["ends"]
+
+    assert ends("hessian.lambda_max", "gn.top.2", "loss") == "top"
+    assert ends("nme.lambda_min") == "bottom"
+    assert ends("nme.lambda_min", "gn.lambda_max") == ends("loss") == "both"

@@ -22,7 +22,7 @@ CONTRACT = {
     "settings": {
         *("seed", "dtype", "device", "bn", "batch_size", "num_probes", "top_k", "params"),
         *("parts", "density", "eigenvectors", "per_layer", "rel_error", "max_probes", "depth"),
-        *("basis_size", "block_size", "tolerance", "max_passes", "finite_radius"),
+        *("ends", "basis_size", "block_size", "tolerance", "max_passes", "finite_radius"),
     },
     "finite_radius": {"radius", "trace", "excess", "rounding"},
     "gradient": {"norm", "rayleigh"},
