@@ -188,11 +188,13 @@ def main(kept: Path | None) -> None:
         for name, matrix in OPERATORS.items():
             if f"{name} {at}" not in known:
                 keep(f"{name} {at}", wrong(matrix, chunk, at))
+        print(f"gates: {at + 1} of {len(chunks)}", flush=True)
+    for at in chunks:
         for name in SPECTRA:
             if f"{name} {at}" not in known:
                 seeds = range(at * chunk, (at + 1) * chunk)
                 keep(f"{name} {at}", wrong_eigenvalues(name, seeds))
-        print(f"{at + 1} of {len(chunks)}", flush=True)
+        print(f"eigenvalues: {at + 1} of {len(chunks)}", flush=True)
     cells = [(confidence, limits) for limits in LIMITS for confidence in CONFIDENCES]
     heads = [f"{100 * c:g} %, {m} limit{'s' * (m > 1)}" for c, m in cells]
     lines = [PROSE, f"| matrix | {' | '.join(heads)} |", "|---" * (len(cells) + 1) + "|"]

@@ -166,7 +166,13 @@ class Network:
         self._settled = False
 
     def _choose(self, params: str | Sequence[str] | None) -> dict[str, Tensor]:
-        """Make leaves of the chosen parameters and constants of all others."""
+        """Make leaves of the chosen parameters and constants of all others.
+
+        A tied weight goes by its first name, and is chosen by any of its names.
+        """
+        names: dict[int, list[str]] = {}
+        for name, tensor in self.module.named_parameters(remove_duplicate=False):
+            names.setdefault(id(tensor), []).append(name)
         globs = ["*"] if params is None else [params] if isinstance(params, str) else list(params)
         chosen: dict[str, Tensor] = {}
         trainable: list[str] = []
@@ -175,8 +181,8 @@ class Network:
                 raise InputError(f"the weights of {name} are not finite", got="NaN or Inf")
             if not isinstance(tensor, nn.Parameter) or not tensor.requires_grad:
                 continue
-            trainable.append(name)
-            if any(fnmatch.fnmatchcase(name, glob) for glob in globs):
+            trainable += names[id(tensor)]
+            if any(fnmatch.fnmatchcase(own, glob) for own in names[id(tensor)] for glob in globs):
                 chosen[name] = tensor
             else:
                 tensor.requires_grad_(False)

@@ -228,7 +228,9 @@ def estimate_mean(samples: Array, confidence: float = 0.95) -> Estimate:
     value = float(np.mean(samples))
     if count < 2:
         return Estimate(value, None, None, count)
-    deviation = float(np.std(samples, ddof=1))
+    # squares of what is tiny or huge are taken in its own unit, a power of two
+    unit = math.ldexp(1.0, math.frexp(float(np.abs(samples).max()))[1] - 1)
+    deviation = unit * float(np.std(samples / unit, ddof=1))
     stderr = deviation / math.sqrt(count)
     if confidence > 0.95:
         low, high = form_interval(samples, None, alpha)

@@ -22,9 +22,8 @@ def fieller(over: Iterable[float], under: Iterable[float]) -> Estimate:
 
     Source: Fieller (1954), J. R. Statist. Soc. B 16, 175-185.
     """
-    above, below = np.array(list(zip(over, under, strict=False))).T  # probes that both have met
-    square = float(above.mean() / below.mean())
-    value, count = math.sqrt(square), len(above)
+    above, below, value = _in_units(over, under)
+    square, count = float(above.any()), len(above)
     if count < 2:
         return Estimate(value, None, None, count)
 
@@ -42,17 +41,22 @@ def fieller(over: Iterable[float], under: Iterable[float]) -> Estimate:
     while ends(most)[1] >= 0 and most < _MANY * square:
         most *= 2
     high = root(1, square, most) if ends(most)[1] < 0 else math.inf
-    stderr = float(linearised_ratio(above, below).std(ddof=1)) / math.sqrt(count)
-    return Estimate(value, stderr, (math.sqrt(low), math.sqrt(high)), count)
+    stderr = value * float((above - below).std(ddof=1)) / (2 * math.sqrt(count))
+    above_all = value * math.sqrt(high) if math.isfinite(high) else math.inf
+    return Estimate(value, stderr, (value * math.sqrt(low), above_all), count)
 
 
 def linearised_ratio(over: Iterable[float], under: Iterable[float]) -> Array:
     """Expand the ratio about the means of its samples: ``r(1 + (x/x̄ − y/ȳ)/2)``."""
+    above, below, ratio = _in_units(over, under)
+    return ratio * (1 + (above - below) / 2)
+
+
+def _in_units(over: Iterable[float], under: Iterable[float]) -> tuple[Array, Array, float]:
+    """Divide the samples of the probes that both have met by their means; tell ``‖N‖_F/‖G‖_F``."""
     above, below = np.array(list(zip(over, under, strict=False))).T
-    ratio = math.sqrt(float(above.mean() / below.mean()))
-    if ratio == 0:
-        return np.zeros_like(above)
-    return ratio * (1 + (above / above.mean() - below / below.mean()) / 2)
+    means = float(above.mean()), float(below.mean())
+    return above / (means[0] or 1.0), below / means[1], math.sqrt(means[0]) / math.sqrt(means[1])
 
 
 def linearised_norm(squared_norms: Iterable[float]) -> Array:

@@ -61,7 +61,7 @@ def plus_minus(value: float, error: float | None) -> str:
         return f"{value:.4g}"
     error = max(error, 1e-7 * abs(value))
     largest = max(abs(value), error)
-    if largest < 1e-300:
+    if not largest:
         return "0"
     power = 0 if 1e-3 <= largest < 1e5 else math.floor(math.log10(largest))
     exact, bound = (Decimal(repr(float(number))).scaleb(-power) for number in (value, error))

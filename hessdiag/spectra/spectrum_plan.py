@@ -79,7 +79,7 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
     affordable = BASIS_BUDGET // vector_bytes
     wanted = max(block * _BASIS_BLOCKS, block * asked.depth if asked.density else 0, 48)
     least = asked.num_eigenvalues + 2 * block
-    basis = min(max(asked.basis_size or min(wanted, affordable - block), least), size)
+    basis = max(2, min(max(asked.basis_size or min(wanted, affordable - block), least), size))
     settings = dataclasses.replace(
         asked,
         block_size=block,

@@ -128,6 +128,15 @@ def test_frozen_and_tied_parameters_are_counted_right():
     assert shared.num_parameters == 12 + 3 + 9 + 3 + 4
 
 
+def test_a_tied_weight_is_chosen_by_any_of_its_names():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    assert isinstance(model[2], nn.Linear)
+    model[2].weight = model[0].weight
+    data = [(normal(4, 3).float(), torch.tensor([0, 1, 2, 0]))]
+    for glob, chosen in (("0.*", ("0.weight", "0.bias")), ("2.*", ("0.weight", "2.bias"))):
+        assert Decomposition(model, data, params=glob).layout.names == chosen
+
+
 @pytest.mark.parametrize(
     ("params", "names"),
     [

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hessdiag.linalg.trace import Estimate, Probes, TraceSamples, hutchinson
+from hessdiag.linalg.trace import Estimate, Probes, TraceSamples, estimate_mean, hutchinson
 from tests.linalg.matrices import F64, each_dtype, normal, symmetric
 
 SIZE = 100
@@ -236,3 +236,13 @@ def test_the_generator_takes_what_it_must_for_all_parts_alike(
     assert counts == asked
     assert len(samples) == sum(sizes)
     assert torch.equal(torch.cat(blocks), probes().rows(0, sum(sizes)))
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_the_squares_of_samples_neither_vanish_nor_overflow(unit: float) -> None:
+    samples = np.arange(20.0)
+    plain, found = estimate_mean(samples), estimate_mean(unit * samples)
+    assert plain.ci95 is not None
+    assert plain.stderr is not None
+    assert found.stderr == pytest.approx(unit * plain.stderr)
+    assert found.ci95 == pytest.approx([unit * end for end in plain.ci95])

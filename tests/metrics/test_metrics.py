@@ -168,6 +168,27 @@ def test_fieller_finds_the_ratios_that_the_samples_allow():
     assert apart.ci95[0] < found.ci95[0] < found.ci95[1] < apart.ci95[1]
 
 
+def test_fieller_knows_no_scale():
+    rng = np.random.default_rng(0)
+    over, under = rng.chisquare(1, (2, 32))
+    plain = fieller(over, under)
+    assert plain.ci95 is not None
+    for a, b in ((1e-300, 1e-300), (1e300, 1.0), (1e-200, 1e200)):
+        found, ratio = fieller(a * over, b * under), math.sqrt(a) / math.sqrt(b)
+        assert found.value == pytest.approx(ratio * plain.value)
+        assert found.stderr == pytest.approx(ratio * (plain.stderr or 0.0))
+        assert found.ci95 == pytest.approx([ratio * end for end in plain.ci95])
+
+
+def test_fieller_over_next_to_nothing_has_no_upper_end():
+    """One probe in 32 sees the denominator at all; or the numerator is zero."""
+    found = fieller(np.ones(32), np.r_[1.0, np.zeros(31)])
+    assert found.ci95 is not None
+    assert 0 < found.ci95[0] < found.value < found.ci95[1] == math.inf
+    assert fieller(np.zeros(32), np.ones(32)).ci95 == (0.0, 0.0)
+    assert fieller(np.zeros(4), np.ones(4)).ci95 == (0.0, math.inf)  # too few to tell
+
+
 def test_fieller_covers_the_truth():
     """N = 2G + E: their norms share most of their noise."""
     rng, covered = np.random.default_rng(1), 0

@@ -25,6 +25,7 @@ from hessdiag.show.wording import between, ordinal, plus_minus, text_of
         (1e-8, 2e-9, "(1.00 ± 0.20)e-8"),
         (3.2e12, 1e10, "(3.200 ± 0.010)e12"),
         (1e-300, 1e-301, "(1.00 ± 0.10)e-300"),
+        (-3e-310, 1e-312, "(-3.000 ± 0.010)e-310"),
         (-4e200, 1e199, "(-4.000 ± 0.025)e200"),
         (math.nan, 1.0, "not finite"),
         (math.inf, 1.0, "not finite"),

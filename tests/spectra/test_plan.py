@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import hessdiag
 from hessdiag import Decomposition, Report, results
@@ -280,3 +281,13 @@ def test_metrics_of_one_end_ask_for_no_other() -> None:
     assert ends("hessian.lambda_max", "gn.top.2", "loss") == "top"
     assert ends("nme.lambda_min") == "bottom"
     assert ends("nme.lambda_min", "gn.lambda_max") == ends("loss") == "both"
+
+
+def test_a_network_of_one_parameter_has_a_spectrum():
+    model, x = torch.nn.Linear(1, 1, bias=False), torch.ones(4, 1)
+    report = hessdiag.spectrum(model, [(x, x)], loss="mse", top_k=1, num_probes=13)
+    gn = report.parts["gn"]
+    assert gn.top[0].value == gn.bottom[0].value == pytest.approx(2.0)
+    assert gn.trace.ci95 == pytest.approx((2.0, 2.0))
+    assert gn.density is not None
+    assert np.trapezoid(gn.density.values, gn.density.grid) == pytest.approx(1.0, abs=1e-3)
