@@ -25,9 +25,8 @@ FLOORS = (
         "loss_names",
     },
     {"linalg", "nets", "data", "losses", "show"},
-    {"curvature", "results"},
+    {"curvature", "results", "metrics"},
     {"spectra", "landscapes", "block_maps"},
-    {"metrics"},
     {"sparsities", "comparisons"},
     {"training"},
     {"gates", "subjects", "callbacks"},
@@ -98,7 +97,7 @@ def test_the_command_line_does_not_import_torch(path):
     heavy = {"torch", "torchvision", "numpy", "scipy", "matplotlib", "safetensors"}
     names = imports(path, top_level_only=True)
     assert not heavy & {name.split(".")[0] for name in names}
-    light = {*FLOORS[0], "cli"}
+    light = {*FLOORS[0], "cli", "metrics"}
     settings = {  # of rooms, which import no more
         name for name in names if "_settings" in name or f"{name}.".startswith(METHODS)
     } | {"hessdiag.training"}

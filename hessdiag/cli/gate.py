@@ -8,6 +8,7 @@ import typer
 
 from hessdiag.cli import options, paths, results
 from hessdiag.errors import InputError, Verdict
+from hessdiag.metrics import metric_table
 from hessdiag.subject_options import SubjectOptions
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ def gate(
     output: options.OutputOptions,
     max_: Annotated[
         list[str] | None,
-        typer.Option("--max", metavar="METRIC=VALUE", help="Upper limit; may be repeated."),
+        typer.Option(
+            "--max",
+            metavar="METRIC=VALUE",
+            help=f"Upper limit; may be repeated. METRIC is one of {metric_table.FORMS}; <part> is "
+            "hessian, gn or nme, <i> a place from 0.",
+        ),
     ] = None,
     min_: Annotated[
         list[str] | None,
@@ -76,10 +82,7 @@ def gate(
 ) -> None:
     """Hold metrics against limits; the exit code is the verdict: 0 pass, 1 fail, 3 inconclusive.
 
-    Metrics are <part>.trace, .frobenius_norm, .lambda_max, .lambda_min, .top.<i>, .bottom.<i> and
-    .layers.<parameter>.trace of hessian, gn or nme; nme_to_gn, loss, accuracy, gradient.norm,
-    sparsity.nonzero and sparsity.above. Probes are added until every limit is decided, or the
-    budget is spent.
+    Probes are added until every limit is decided, or the budget is spent.
     """
     from hessdiag.cli import console
     from hessdiag.gates import gate_run, limits

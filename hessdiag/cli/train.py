@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from hessdiag.cli import options
 from hessdiag.cli.method_options import StrengthOptions
+from hessdiag.metrics import metric_table
 from hessdiag.settings import check, option
 from hessdiag.subject_options import DataOptions, DeviceOption, ModelOptions, SeedOption
 from hessdiag.training import methods
@@ -102,9 +103,8 @@ def train(
     track: Annotated[
         str | None,
         typer.Option(
-            help="Metrics to measure on a fixed sample, such as "
-            "hessian.trace,gn.trace,nme.trace,hessian.lambda_max,sparsity.nonzero,"
-            "perturbation.gap.",
+            help="Metrics to measure on a fixed sample, with commas between them, such as "
+            f"hessian.trace,nme.lambda_min. Any of {metric_table.FORMS}.",
         ),
     ] = None,
     pac_bayes: Annotated[

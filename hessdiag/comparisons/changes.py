@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,8 +12,11 @@ from numpy.typing import NDArray
 from hessdiag.comparisons.comparison_result import Change, Difference, Overlap
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples, estimate_mean
+from hessdiag.metrics import metric_table
+from hessdiag.metrics.metric import Metric
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.metrics.norm_ratio import linearised_norm
-from hessdiag.spectra.spectrum_result import Part
+from hessdiag.spectra.spectrum_result import Part, Report
 
 Array = NDArray[np.float64]
 _NEAR = 1e-3  # of an eigenvalue: what is nearer to the next one turns its space at a touch
@@ -41,6 +45,35 @@ def paired_norm(a: Samples, b: Samples) -> Change[Estimate]:
     expanded = [linearised_norm(of.squared_norms) for of in (a, b)]
     difference = estimate_mean(expanded[1] - expanded[0]).bounded()
     return _sampled(a.frobenius_norm(), b.frobenius_norm(), difference)
+
+
+def listed(a: Report, b: Report, *, paired: bool) -> dict[str, Change[Reading]]:
+    """Compare the metrics that both spectra tell and that are listed by name."""
+    known = metric_table.readings(a), metric_table.readings(b)
+    return {
+        name: _listed(metric_table.parse(name), known[0][name], known[1][name], paired)
+        for name in known[0]
+        if name in known[1]
+    }
+
+
+def _listed(metric: Metric, a: Reading, b: Reading, paired: bool) -> Change[Reading]:
+    """Compare probe by probe where both kept them, else by their intervals; exact numbers alone."""
+    if not metric.is_sampled:
+        return Change.of(a, b, Difference(b.value - a.value, None, None))
+    if paired and metric.linearised and a.samples and b.samples:
+        pairs = {part: common(a.samples[part], b.samples[part]) for part in metric.parts}
+        first, second = (
+            metric.linearised({part: pair[side] for part, pair in pairs.items()}) for side in (0, 1)
+        )
+        change = estimate_mean(second - first).bounded()
+        difference = Difference(change.value, change.stderr, change.ci95)
+    else:
+        known = (Estimate(of.value, of.error, of.ci95, of.num_probes or 1) for of in (a, b))
+        one, other = (of.bounded() for of in known)
+        difference = (dependent if paired else independent)(one, other).difference
+    one, other = (dataclasses.replace(of, samples=None) for of in (a, b))
+    return Change.of(one, other, difference)
 
 
 def independent(a: Estimate, b: Estimate) -> Change[Estimate]:

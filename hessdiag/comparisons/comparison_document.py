@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from hessdiag.comparisons.comparison_result import Change, Comparison, Side
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
+from hessdiag.metrics.metric_reading import Reading
+from hessdiag.metrics.metric_table import meaning
 from hessdiag.results import subject
 from hessdiag.show.document import (
     SYMBOLS,
@@ -79,6 +81,9 @@ def _differences(found: Comparison) -> Table:
         for end, label in ENDS:
             changes: tuple[Change[RitzValue], ...] = getattr(part, end)
             rows += [_row(nth(label, place), change) for place, change in enumerate(changes)]
+    if found.metrics:
+        rows.append(Row(["Across the parts"], "heading"))
+        rows += [_row(meaning(name), change) for name, change in found.metrics.items()]
     pairing = "the same probes" if found.paired else "independent probes"
     counts = sorted({side.settings.num_probes for side in (found.first, found.second)})
     caption = (
@@ -89,11 +94,10 @@ def _differences(found: Comparison) -> Table:
     return Table(["", "A", "B", "B − A", "95 % interval", "change", ""], rows, caption)
 
 
-def _row(label: str, change: Change[Estimate] | Change[RitzValue]) -> Row:
-    a, b = (
-        eigenvalue(of) if isinstance(of, RitzValue) else estimate(of) for of in (change.a, change.b)
-    )
-    sampled = isinstance(change.a, Estimate)  # an eigenvalue's bound says the same as its interval
+def _row(label: str, change: Change[Estimate] | Change[RitzValue] | Change[Reading]) -> Row:
+    a, b = (_quantity(of) for of in (change.a, change.b))
+    # an eigenvalue's bound says the same as its interval, and what is exact has none
+    sampled = not isinstance(change.a, RitzValue) and change.error is not None
     return Row(
         [
             *(f"  {label}", a, b, Quantity(change.value, change.error)),
@@ -103,6 +107,12 @@ def _row(label: str, change: Change[Estimate] | Change[RitzValue]) -> Row:
         ],
         "" if change.significant else "faint",
     )
+
+
+def _quantity(of: Estimate | RitzValue | Reading) -> Quantity:
+    if isinstance(of, Reading):
+        return Quantity(of.value, of.error or None)
+    return eigenvalue(of) if isinstance(of, RitzValue) else estimate(of)
 
 
 def _overlaps(found: Comparison) -> Table:

@@ -14,11 +14,12 @@ from hessdiag.linalg.density import Density
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.results import CheckpointOrigin, DataOrigin, ModelOrigin, Result, located
 from hessdiag.spectra.spectrum_result import Cost, Report
 from hessdiag.spectra.spectrum_settings import Chosen
 
-Q = TypeVar("Q", Estimate, RitzValue)
+Q = TypeVar("Q", Estimate, RitzValue, Reading)
 Provenances = tuple[Provenance | None, Provenance | None]
 """Of A and of B."""
 
@@ -180,6 +181,7 @@ class Comparison(Result, frozen=True, kw_only=True, dict=True, tag="hessdiag.com
         loss: of both.
         accuracy: of both.
         parts: changes by part.
+        metrics: changes of what else both spectra tell, by name.
         notes: what qualifies the intervals, and the reason for every None.
     """
 
@@ -189,11 +191,18 @@ class Comparison(Result, frozen=True, kw_only=True, dict=True, tag="hessdiag.com
     loss: LossChange
     accuracy: Exact
     parts: dict[str, PartChange]
+    metrics: dict[str, Change[Reading]] = msgspec.field(default_factory=dict[str, Change[Reading]])
     notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, a: Report, b: Report, parts: dict[str, PartChange], *notes: str, paired: bool
+        cls,
+        a: Report,
+        b: Report,
+        parts: dict[str, PartChange],
+        metrics: dict[str, Change[Reading]],
+        *notes: str,
+        paired: bool,
     ) -> Comparison:
         """Make it of two spectra, which are kept in memory, and of what changed."""
         found = cls(
@@ -203,6 +212,7 @@ class Comparison(Result, frozen=True, kw_only=True, dict=True, tag="hessdiag.com
             loss=LossChange(a.loss_name, a.loss, b.loss, b.loss - a.loss),
             accuracy=Exact.of(a.accuracy, b.accuracy),
             parts=parts,
+            metrics=metrics,
             notes=notes,
         )
         found = replace(found, notes=(*notes, *_notes(found)))

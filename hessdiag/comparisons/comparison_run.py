@@ -15,6 +15,7 @@ from hessdiag.comparisons.changes import (
     common,
     dependent,
     independent,
+    listed,
     overlap,
     paired_norm,
     paired_trace,
@@ -117,13 +118,14 @@ def compare(
             parts[name], reason = _paired(part, b.parts[name], k)
             if reason is not None:
                 notes.append(f"{name}: {reason}, so that the eigenspace is arbitrary: overlap null")
-        return Comparison.of(_first(a, k), _first(b, k), parts, *notes, paired=True)
+        metrics = listed(a, b, paired=True)
+        return Comparison.of(_first(a, k), _first(b, k), parts, metrics, *notes, paired=True)
     note = (
         "the parameters differ in names or shapes: both met probes of their own, the intervals are "
         "those of independent estimates, and there is no overlap of eigenspaces: null"
     )
     parts = {name: _independent(part, b.parts[name]) for name, part in a.parts.items()}
-    return Comparison.of(a, b, parts, note, paired=False)
+    return Comparison.of(a, b, parts, listed(a, b, paired=False), note, paired=False)
 
 
 def compare_reports(a: Report, b: Report) -> Comparison:
@@ -163,7 +165,8 @@ def compare_reports(a: Report, b: Report) -> Comparison:
         how, compared = "the intervals are those of independent estimates", _independent
     parts = {name: compared(a.parts[name], b.parts[name]) for name in both}
     note = f"{how}; reports hold no eigenvectors, hence no overlap of eigenspaces: null"
-    return Comparison.of(a, b, parts, note, paired=shared and kept)
+    metrics = listed(a, b, paired=shared)
+    return Comparison.of(a, b, parts, metrics, note, paired=shared and kept)
 
 
 def check_same_data(a: str | None, b: str | None, *, hint: str) -> None:

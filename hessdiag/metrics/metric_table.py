@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hessdiag.linalg.lanczos import RitzValue
     from hessdiag.linalg.trace import Array, Estimate
     from hessdiag.metrics.metric import Chosen
+    from hessdiag.metrics.metric_reading import Reading
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,20 @@ TABLE = (
 NAMES = tuple(name for row in TABLE if row.common for name in row.names)
 """Metrics of every spectrum."""
 
+OWN = ("trace", "frobenius_norm", "lambda_max", "lambda_min", "loss", "accuracy")
+"""What reports lay out with columns and rows of their own; all other metrics are listed."""
+
+LISTED = tuple(name for name in NAMES if name.rpartition(".")[2] not in OWN)
+"""Metrics of every spectrum that are listed by name."""
+
+FORMS = ", ".join(row.form for row in TABLE)
+"""All metrics, as help lists them."""
+
+
+def meaning(name: str) -> str:
+    """Say what a metric of the table is, as its row does."""
+    return next(row.meaning for row in TABLE if row.match(name))
+
 
 @functools.cache
 def find(name: str) -> Metric | None:
@@ -219,6 +234,12 @@ def parse(name: str, *, what: str = "metric") -> Metric:
     if metric is None:
         raise unknown(what, name, [known for row in TABLE for known in row.names])
     return metric
+
+
+def readings(result: Any) -> dict[str, Reading]:
+    """Read, of a spectrum, the metrics that are listed by name, by what they mean."""
+    found = {name: parse(name).read(result) for name in LISTED}
+    return {name: reading for name, reading in found.items() if not isinstance(reading, Missing)}
 
 
 def settings(metrics: Iterable[Metric]) -> dict[str, Any]:

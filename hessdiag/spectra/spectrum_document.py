@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
+from hessdiag.metrics import metric_table
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.results import subject
 from hessdiag.show.document import (
     SYMBOLS,
@@ -41,6 +43,8 @@ def document(report: Report) -> Document:
         blocks.append(Block("Spectral densities", [_densities(report)]))
     if any(part.layers for part in report.parts.values()):
         blocks.append(Block("Trace by layer", [_layers(report)]))
+    if readings := metric_table.readings(report):
+        blocks.append(Block("Across the parts", [_listed(readings)]))
     return Document(
         kind="Spectrum",
         title=subject(report),
@@ -114,6 +118,20 @@ def _parts(report: Report) -> Table:
     )
     caption = f"± is the standard error over {probes} probes, for eigenvalues a bound on the error"
     return Table(["", *(Named(TITLES[name], name) for name in report.parts)], rows, caption)
+
+
+def _listed(readings: Mapping[str, Reading]) -> Table:
+    rows = [
+        Row(
+            [
+                metric_table.meaning(name),
+                Quantity(reading.value, reading.error or None),
+                Interval(reading.ci95) if reading.is_sampled else "",
+            ]
+        )
+        for name, reading in readings.items()
+    ]
+    return Table(["", "", "95 % interval"], rows)
 
 
 def _densities(report: Report) -> Chart:

@@ -14,6 +14,7 @@ from hessdiag.comparisons.changes import (
     common,
     dependent,
     independent,
+    listed,
     overlap,
     paired_norm,
     paired_trace,
@@ -24,6 +25,7 @@ from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples, TraceSamples
 from hessdiag.spectra.spectrum_result import Part
 from tests.linalg.matrices import low_rank, normal, symmetric
+from tests.results import spectrum
 
 SIZE = 100
 DECAYING = symmetric(100 * 0.7 ** np.arange(SIZE))
@@ -266,3 +268,34 @@ def test_probes_that_both_have_met_are_compared():
     first, second = common(long, short)
     assert first.quadratic_forms == long.quadratic_forms[:9]
     assert second == short
+
+
+def test_metrics_across_the_parts_are_compared_probe_by_probe_where_they_share_them():
+    """‖N‖/‖G‖ of two networks, whose samples here differ by a constant factor alone."""
+    a = spectrum()
+    larger = {
+        name: structs.replace(
+            part,
+            samples=Samples(
+                part.samples.quadratic_forms,
+                tuple((4 if name == "nme" else 1) * x for x in part.samples.squared_norms),
+            ),
+        )
+        for name, part in a.parts.items()
+        if part.samples is not None
+    }
+    b = structs.replace(a, parts=larger)
+    shared = listed(a, b, paired=True)["nme_to_gn"]
+    apart = listed(a, b, paired=False)["nme_to_gn"]
+    assert shared.relative == pytest.approx(1.0)
+    assert shared.a.samples is None
+    assert shared.significant
+    assert shared.interval is not None
+    assert apart.interval is None  # 16 probes of each tell too little of a ratio
+    same = listed(a, a, paired=True)
+    assert (same["nme_to_gn"].value, same["nme_to_gn"].error) == (0, 0)
+
+
+def test_exact_metrics_differ_without_an_interval():
+    change = listed(spectrum(), spectrum(), paired=True)["gradient.norm"]
+    assert (change.value, change.error, change.interval, change.significant) == (0, *[None] * 3)

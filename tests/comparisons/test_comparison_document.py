@@ -23,7 +23,7 @@ def rows(found: Comparison, place: int = 0) -> list[tuple[str, list[Any]]]:
 
 def with_part(**changes: Any) -> Comparison:
     part = structs.replace(comparison().parts["gn"], **changes)
-    return Comparison.of(comparison().a, comparison().b, {"gn": part}, paired=True)
+    return Comparison.of(comparison().a, comparison().b, {"gn": part}, {}, paired=True)
 
 
 def test_it_names_both_networks_and_every_part():
@@ -33,7 +33,7 @@ def test_it_names_both_networks_and_every_part():
     assert "B  run/other.safetensors" in document.headline[1]
     names = [name for name, _ in rows(comparison())]
     assert [name for name in names if name[0].isupper() and name != "Frobenius norm"] == [
-        *("Hessian H", "Gauss-Newton G", "NME N")
+        *("Hessian H", "Gauss-Newton G", "NME N", "Across the parts")
     ]
     assert names.count("λ max") == names.count("λ min") == 3
     assert dict(document.origin)["B, checkpoint: path"].text == "run/other.safetensors"

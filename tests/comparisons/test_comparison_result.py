@@ -22,7 +22,8 @@ def payload(found: Comparison) -> dict[str, Any]:
 
 def test_every_key_is_there():
     found = payload(comparison().located(PROVENANCE, OTHER))
-    sections = {"schema", "version", "a", "b", "paired", "loss", "accuracy", "parts", "notes"}
+    sections = {"schema", "version", "a", "b", "paired", "loss", "accuracy", "parts"}
+    sections |= {"metrics", "notes"}
     assert found.keys() == sections
     assert found["paired"] is True
     assert found["a"].keys() == found["b"].keys() == SIDE
@@ -79,7 +80,7 @@ def again(**changes: Any) -> Comparison:
     """The comparison with its part G changed."""
     whole = comparison()
     part = structs.replace(whole.parts["gn"], **changes)
-    return Comparison.of(whole.a, whole.b, {"gn": part}, paired=True)
+    return Comparison.of(whole.a, whole.b, {"gn": part}, {}, paired=True)
 
 
 def test_eigenvalues_that_have_not_converged_have_a_note():

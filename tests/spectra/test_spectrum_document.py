@@ -9,6 +9,7 @@ from msgspec import structs
 
 from hessdiag import Report
 from hessdiag.linalg.density import Density
+from hessdiag.metrics import metric_table
 from hessdiag.show.document import Bars, Chart, Interval, Quantity, Table
 from hessdiag.spectra import densities
 from hessdiag.spectra.densities import SymlogAxis, density_chart
@@ -137,3 +138,11 @@ def test_many_nodes_draw_the_same_density(monkeypatch: pytest.MonkeyPatch):
     thinned = shown(density_chart("d", [("d", "gn", density)]))
     np.testing.assert_allclose(thinned, whole, atol=0.02 * whole.max())
     assert not np.array_equal(thinned, whole)
+
+
+def test_what_parts_tell_together_is_listed():
+    rows = table(spectrum(), -1)
+    reading = metric_table.readings(spectrum())["nme_to_gn"]
+    assert rows["‖N‖_F/‖G‖_F"] == [Quantity(reading.value, reading.error), Interval(reading.ci95)]
+    assert rows["‖∇L‖"] == [Quantity(spectrum().gradient_norm, None), ""]
+    assert "‖N‖_F/‖G‖_F" not in table(sparse_spectrum(), -1)
