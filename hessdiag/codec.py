@@ -12,7 +12,8 @@ import math
 import os
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import msgspec
 
@@ -38,9 +39,13 @@ _KINDS = re.compile(r"Expected `(.*?)`(?:, got `(.*)`)?", re.DOTALL)
 
 def encode(value: Any) -> str:
     """Write a value as JSON, ending in a newline: no NaN or Infinity; numbers take one line."""
-    plain = finite(msgspec.to_builtins(value, enc_hook=to_lists))
-    text = json.dumps(plain, indent=2, allow_nan=False)
+    text = json.dumps(_plain(value), indent=2, allow_nan=False)
     return _NUMBERS.sub(lambda match: " ".join(match[0].split()), text) + "\n"
+
+
+def encode_lines(values: Iterable[Any]) -> str:
+    """Write each value as a line of JSON."""
+    return "".join(json.dumps(_plain(value), allow_nan=False) + "\n" for value in values)
 
 
 def decode(kind: type[T], text: str | bytes, *, what: str = "the report") -> T:
@@ -65,17 +70,45 @@ def decode(kind: type[T], text: str | bytes, *, what: str = "the report") -> T:
         raise _damaged(what, error) from error
 
 
-def decode_toml(kind: type[T], text: str, *, what: str = "the configuration") -> T:
+def decode_toml(kind: type[T], text: str | bytes, *, what: str = "the configuration") -> T:
     """Make a ``kind`` of its TOML.
 
     Raises:
         InputError: as ``decode``.
     """
     try:
-        _check_size(text.encode())
-        return msgspec.convert(tomllib.loads(text), kind, dec_hook=_to_array)
+        raw = text if isinstance(text, bytes) else text.encode()
+        _check_size(raw)
+        plain = tomllib.loads(raw.decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{what} cannot be read as TOML",
+            got=str(error)[:200],
+            wanted='lines such as lr = 0.1 or data = "x"',
+        ) from error
+    return convert(kind, plain, what=what)
+
+
+def convert(kind: type[T], plain: Any, *, what: str, strict: bool = False) -> T:
+    """Make a ``kind`` of dictionaries, lists and plain values.
+
+    Args:
+        kind: as of ``decode``.
+        plain: of any origin.
+        what: is read, for the message.
+        strict: whether keys that are not known are refused, since the rest may mean nothing
+            without them.
+
+    Raises:
+        InputError: as ``decode``.
+    """
+    try:
+        made = msgspec.convert(plain, kind, dec_hook=_to_array)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _damaged(what, error) from error
+    if strict and (odd := plain.keys() - get_type_hints(kind).keys()):
+        raise InputError(f"{what} holds what is not known", got=", ".join(sorted(odd))[:200])
+    return made
 
 
 def read(kind: type[T], path: str | os.PathLike[str], *, what: str = "the report") -> T:
@@ -98,6 +131,10 @@ def read_bytes(path: str | os.PathLike[str], *, what: str = "the report") -> byt
     except (OSError, ValueError) as error:  # also a name with a null byte
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{what} {path} cannot be read", got=reason) from error
+
+
+def _plain(value: Any) -> Any:
+    return finite(msgspec.to_builtins(value, enc_hook=to_lists))
 
 
 def finite(value: Any) -> Any:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
+from hessdiag import codec
 from hessdiag.errors import InputError
 
 KEY = "hessdiag"
 SCHEMA = "hessdiag.checkpoint/1"
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """All that is needed to build a network.
+class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """All that is needed to build a network; a key that is not known may decide what is built.
 
     Attributes:
         name: a registered name (``wrn28-10``, ``resnet18``, ``mlp-64-64``) or ``module:factory``.
@@ -34,8 +36,7 @@ class ModelSpec:
     arguments: tuple[tuple[str, Any], ...] = ()
 
 
-@dataclass(frozen=True)
-class DataSpec:
+class DataSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Where the inputs come from and how they are scaled.
 
     Attributes:
@@ -73,8 +74,7 @@ class TextForm:
     longest: int | None = None
 
 
-@dataclass(frozen=True)
-class Metadata:
+class Metadata(Struct, frozen=True, tag_field="schema", tag=SCHEMA):
     """The header of a checkpoint that this project wrote.
 
     Attributes:
@@ -95,11 +95,11 @@ class Metadata:
     regulariser: str | None = None
     epoch: int | None = None
     seed: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    metrics: dict[str, float] = {}
 
     def to_json(self) -> str:
         """Serialise for the safetensors header."""
-        return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, allow_nan=False)
+        return json.dumps(msgspec.to_builtins(self), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Metadata:
@@ -109,26 +109,12 @@ class Metadata:
             InputError: not JSON, not this schema, or fields of the wrong kind.
         """
         try:
-            raw = json.loads(text)
-            if raw["schema"] != SCHEMA:
-                raise InputError(
-                    "the checkpoint's metadata has an unknown schema",
-                    got=repr(raw["schema"])[:80],
-                    wanted=SCHEMA,
-                )
-            own = {
-                name: raw.get(name) for name in ("loss", "recipe", "regulariser", "epoch", "seed")
-            }
-            return cls(
-                model=ModelSpec(**_checked(raw["model"])),
-                data=DataSpec(**_checked(raw["data"])) if raw.get("data") else None,
-                **_checked(own),
-                metrics={str(key): float(value) for key, value in raw.get("metrics", {}).items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            return codec.decode(cls, text, what="its header")
+        except InputError as error:
             raise InputError(
                 "the checkpoint's hessdiag metadata cannot be read",
-                got=repr(error)[:160],
+                got=f"{error.what}: {error.got}" if error.got else error.what,
+                wanted=error.wanted,
                 hint="name the network and the data with --model and --data",
             ) from error
 
@@ -158,32 +144,3 @@ class Provenance:
     batch_size: int
     trained_with: ModelSpec | None = None
     notes: tuple[str, ...] = ()
-
-
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("name", "activation", "spec", "loss", "recipe", "regulariser"), str),
-    **dict.fromkeys(("num_classes", "epoch", "seed", "input_shape", "num_samples"), int),
-    **dict.fromkeys(("beta", "mean", "std", "validation", "label_noise"), (int, float)),
-    "arguments": list,
-}
-_LISTS = ("input_shape", "mean", "std", "arguments")
-
-
-def _checked(raw: dict[str, Any]) -> dict[str, Any]:
-    """Check the fields' kinds, and turn JSON's lists back into tuples.
-
-    Raises:
-        TypeError: a field of the wrong kind.
-    """
-    checked: dict[str, Any] = {}
-    for name, value in raw.items():
-        items = value if name in _LISTS and isinstance(value, list) else [value]
-        fits = all(isinstance(item, _KINDS[name]) and not isinstance(item, bool) for item in items)
-        if value is None and name in ("name", "spec"):
-            raise TypeError(f"{name} is missing")
-        if value is not None and not (fits and (name in _LISTS) == isinstance(value, list)):
-            raise TypeError(f"{name} = {value!r:.60}")
-        checked[name] = tuple(value) if isinstance(value, list) else value
-    if "arguments" in raw:
-        checked["arguments"] = tuple((str(name), value) for name, value in raw["arguments"])
-    return checked

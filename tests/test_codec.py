@@ -126,7 +126,7 @@ def test_toml_has_the_same_ranges():
     assert codec.decode_toml(Sample, "value = 2\ncount = 3").count == 3
     with pytest.raises(InputError, match="the configuration is damaged: count"):
         codec.decode_toml(Sample, "value = 2\ncount = 0")
-    with pytest.raises(InputError, match="the configuration is damaged"):
+    with pytest.raises(InputError, match="the configuration cannot be read as TOML"):
         codec.decode_toml(Sample, "value = ")
 
 

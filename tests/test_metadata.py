@@ -1,10 +1,10 @@
 """What a checkpoint says about itself."""
 
-import dataclasses
 import json
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from hessdiag.errors import InputError
 from hessdiag.metadata import SCHEMA, DataSpec, Metadata, ModelSpec
@@ -52,7 +52,7 @@ def test_the_seed_is_kept(seed: int | None):
 def test_a_file_from_before_seeds_were_kept_is_read():
     raw = json.loads(FULL.to_json())
     del raw["seed"]
-    assert Metadata.from_json(json.dumps(raw)) == dataclasses.replace(FULL, seed=None)
+    assert Metadata.from_json(json.dumps(raw)) == structs.replace(FULL, seed=None)
 
 
 def test_numbers_that_json_does_not_know_are_not_written():
@@ -62,7 +62,7 @@ def test_numbers_that_json_does_not_know_are_not_written():
 
 
 def test_another_schema_is_named():
-    with pytest.raises(InputError, match=r"unknown schema\n  got: 'other/7'\n  wanted: hessdiag"):
+    with pytest.raises(InputError, match=r"cannot be read\n.*other/7"):
         Metadata.from_json(changed(schema="other/7"))
 
 
@@ -107,5 +107,5 @@ def test_another_schema_is_named():
     ids=lambda text: text[-40:],
 )
 def test_other_contents_are_refused(text: str):
-    with pytest.raises(InputError, match=r"metadata cannot be read\n  got: [\s\S]*--model"):
+    with pytest.raises(InputError, match=r"metadata cannot be read\n[\s\S]*--model"):
         Metadata.from_json(text)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hessdiag import files
+from hessdiag import codec
 from hessdiag.errors import InputError, unknown
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Metric
@@ -167,12 +166,8 @@ def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 
 
 def _table(place: Path) -> dict[str, Any] | None:
-    try:
-        table: Any = tomllib.loads(files.read_text(place))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{place} cannot be read", got=getattr(error, "strerror", None) or error
-        ) from error
+    text = codec.read_bytes(place, what="the file")
+    table: Any = codec.decode_toml(dict[str, Any], text, what=f"the file {place}")
     keys = ("tool", "hessdiag", "gate") if place.name == "pyproject.toml" else ("gate",)
     for key in keys:
         if not isinstance(table, dict):

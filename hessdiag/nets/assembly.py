@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+from msgspec import structs
 from torch import nn
 
 from hessdiag import factories
@@ -39,7 +38,7 @@ def assemble(
         name, activation = str(options.model), options.activation
         activation = models.default_activation(name) if activation is None else activation
         spec = ModelSpec(name, activation, options.beta, num_classes, input_shape)
-        spec = dataclasses.replace(spec, arguments=factories.arguments(options.model_arg or ()))
+        spec = structs.replace(spec, arguments=factories.arguments(options.model_arg or ()))
         return spec, models.build(spec), ()
     if options.model is None and checkpoint.network is not None:
         _check_unchanged(checkpoint, options)
@@ -84,7 +83,7 @@ def _describe(
         classes = seen.num_classes if seen else num_classes
         base = ModelSpec(name, num_classes=classes)
         if meta and not factories.chooses_activation(name):
-            base = dataclasses.replace(base, activation=meta.model.activation, beta=meta.model.beta)
+            base = structs.replace(base, activation=meta.model.activation, beta=meta.model.beta)
     if base is None:
         raise InputError(
             "the network of this checkpoint is not recognised",
@@ -94,18 +93,16 @@ def _describe(
         )
     factories.refuse_unasked(base.name, name, "--model")
     if options.model_arg is not None:
-        base = dataclasses.replace(base, arguments=factories.arguments(options.model_arg))
+        base = structs.replace(base, arguments=factories.arguments(options.model_arg))
     if factories.chooses_activation(base.name):
-        base = dataclasses.replace(base, activation=activation, beta=beta)
+        base = structs.replace(base, activation=activation, beta=beta)
         if factories.is_of_library(base.name) and meta is None:
-            own = dataclasses.replace(base, num_classes=None)
-            base = dataclasses.replace(
-                base, num_classes=libraries.num_classes(own, checkpoint.tensors)
-            )
+            own = structs.replace(base, num_classes=None)
+            base = structs.replace(base, num_classes=libraries.num_classes(own, checkpoint.tensors))
         return base
-    base = dataclasses.replace(base, input_shape=input_shape)
+    base = structs.replace(base, input_shape=input_shape)
     if base.activation is None and base.name in models.RESNETS:
-        base = dataclasses.replace(base, activation="relu")  # torchvision's
+        base = structs.replace(base, activation="relu")  # torchvision's
     if base.activation is None and activation is None and meta is None:
         raise InputError(
             f"the activation of this {base.name} is not known",
@@ -113,7 +110,7 @@ def _describe(
             wanted="--activation gelu, --activation relu, …",
         )
     if activation is not None:
-        base = dataclasses.replace(base, activation=activation, beta=None)
+        base = structs.replace(base, activation=activation, beta=None)
     if beta is not None:
-        base = dataclasses.replace(base, beta=beta)
+        base = structs.replace(base, beta=beta)
     return base

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from msgspec import structs
 from torch import nn
 
 from hessdiag import factories
@@ -67,7 +68,7 @@ class Subject:
         Raises:
             InputError: unknown activation, or a β that does not fit.
         """
-        spec = dataclasses.replace(self.spec, activation=name, beta=beta)
+        spec = structs.replace(self.spec, activation=name, beta=beta)
         model = models.build(spec)
         model.load_state_dict(self.model.state_dict())  # activations have no tensors of their own
         device = next(self.model.parameters()).device

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import os
 import secrets
 import time
@@ -13,7 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hessdiag import locks
+from msgspec import Struct
+
+from hessdiag import codec, locks
 from hessdiag.errors import InputError
 from hessdiag.files import (
     check_writable,
@@ -23,6 +23,7 @@ from hessdiag.files import (
     sha256,
     write_text,
 )
+from hessdiag.results import CheckpointOrigin
 from hessdiag.training import state
 from hessdiag.training.recipes import override
 from hessdiag.training.run_config import Config
@@ -185,12 +186,16 @@ def digest(path: Path) -> str | None:
 def _is_reported(folder: Path) -> bool:
     """Tell whether the last checkpoint is the one of the report, if there is a report."""
     try:
-        report = json.loads(read_text(folder / REPORT))
-        return report["checkpoint"]["sha256"] == sha256(folder / LAST)
-    except FileNotFoundError:
+        report = codec.read(_Reported, folder / REPORT)
+        return report.checkpoint.sha256 == sha256(folder / LAST)
+    except (InputError, OSError):
         return not os.path.lexists(folder / REPORT)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return False
+
+
+class _Reported(Struct):
+    """What a report says of the checkpoint."""
+
+    checkpoint: CheckpointOrigin
 
 
 def _present(folder: Path) -> list[str]:
@@ -244,32 +249,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         InputError: they cannot be read, or are no objects of JSON.
     """
     path = folder / METRICS
-    try:
-        rows = [json.loads(line) for line in read_text(path).splitlines()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError("the run's metrics cannot be read", got=f"{path}: {error}") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise InputError("the run's metrics cannot be read", got=path, wanted="objects of JSON")
-    return rows
+    lines = codec.read_bytes(path, what="the file").splitlines()
+    return [codec.decode(dict[str, Any], line, what=f"the file {path}") for line in lines]
 
 
 def write_metrics(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write all rows as JSON lines, in one step; what is not finite is null."""
-    _write_lines(folder / METRICS, rows)
+    write_text(folder / METRICS, codec.encode_lines(rows))
 
 
 def write_steps(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows of the steps logged, likewise."""
-    _write_lines(folder / STEPS, rows)
-
-
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_text(folder / STEPS, codec.encode_lines(rows))

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
+from hessdiag import codec
 from hessdiag.codec import Count, Number
 from hessdiag.curvature.pac_bayes import PacBayes
-from hessdiag.errors import InputError
 from hessdiag.metadata import Provenance
 from hessdiag.metrics.metric_reading import Reading
 from hessdiag.training.folder import Config
@@ -55,10 +55,7 @@ class Epoch:
         Raises:
             InputError: fields that are missing, or of the wrong kind.
         """
-        try:
-            return msgspec.convert(row, cls)
-        except (msgspec.ValidationError, UnicodeError) as error:  # keys that are no Unicode
-            raise InputError("an epoch's row is damaged", got=str(error)[:160]) from error
+        return codec.convert(cls, row, what="an epoch's row")
 
     def to_row(self) -> dict[str, Any]:
         """Turn into plain values."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from hessdiag import factories, files, loss_names
+from hessdiag import codec, factories, loss_names
 from hessdiag.errors import InputError, unknown
 from hessdiag.settings import check, fields, option, typed
 from hessdiag.training import methods, optimisation
@@ -285,16 +284,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         InputError: a file that is missing or cannot be parsed; an unknown key; a value of the wrong
             type or out of range.
     """
-    try:
-        raw = tomllib.loads(files.read_text(path))
-    except OSError as error:
-        raise InputError(f"cannot read the file {path}", got=error.strerror) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"the file {path} cannot be read as TOML",
-            got=error,
-            wanted='lines such as lr = 0.1 or data = "x"',
-        ) from error
+    text = codec.read_bytes(path, what="the file")
+    raw = codec.decode_toml(dict[str, Any], text, what=f"the file {path}")
     where, options = f" in {path}", methods.KEYS
     table = raw.pop("strengths", {})
     for key in raw:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessdiag import files
+from hessdiag import codec
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
 from hessdiag.nets import checkpoints
@@ -141,8 +140,10 @@ def _content(path: Path) -> object:
         if path.suffix == ".safetensors":
             tensors = checkpoints.read(path).tensors
             return {name: _digest(tensor) for name, tensor in tensors.items()}
-        return len([json.loads(line) for line in files.read_text(path).splitlines()])
-    except (InputError, OSError, ValueError, RecursionError):
+        return len(
+            [codec.decode(dict[str, Any], line) for line in codec.read_bytes(path).splitlines()]
+        )
+    except InputError:
         return None
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tomllib
-from dataclasses import dataclass
-from typing import Any, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Any
 
-from hessdiag.errors import InputError
-from hessdiag.settings import typed
+from msgspec import Struct
+
+from hessdiag import codec
 from hessdiag.training import methods
 from hessdiag.training.methods import Method
 from hessdiag.training.recipes import Recipe
@@ -76,21 +76,30 @@ class Config:
         Raises:
             InputError: it is no such thing, or out of range.
         """
-        try:
-            raw: dict[str, Any] = tomllib.loads(text)
-            fields: dict[str, Any] = {"activation": None, **raw.pop("recipe")}
-            if "method" in raw:
-                options = raw.pop("method")
-                method = methods.find(options.pop("name"))(**options)
-            else:
-                method = methods.remembered(raw.pop("regulariser"), raw.pop("strengths"))
-                del fields["regulariser"], fields["strengths"]
-            recipe = Recipe(**_checked(Recipe, fields), method=method)
-            return cls(recipe, **_checked(cls, raw))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(
-                "the run's configuration cannot be read", got=f"config.toml: {error}"
-            ) from error
+        what = "the run's configuration config.toml"
+        raw = codec.decode_toml(dict[str, Any], text, what=what)
+        tables = codec.convert(_Tables, raw, what=what)
+        fields, options = {"activation": None, **tables.recipe}, tables.method
+        name = tables.regulariser if options is None else options.pop("name", None)
+        name = codec.convert(str, name, what=f"{what}: the method's name")
+        if options is None:
+            method = methods.remembered(name, tables.strengths)
+            fields = {name: fields[name] for name in fields.keys() - {"regulariser", "strengths"}}
+        else:
+            method = codec.convert(methods.find(name), options, what=f"{what}: method", strict=True)
+        recipe = codec.convert(Recipe, fields, what=f"{what}: recipe", strict=True)
+        own = {name: raw[name] for name in raw.keys() - set(_Tables.__struct_fields__)}
+        own["recipe"] = replace(recipe, method=method)
+        return codec.convert(cls, own, what=what, strict=True)
+
+
+class _Tables(Struct):
+    """The tables of the file; without ``method``, those of 0.1."""
+
+    recipe: dict[str, Any]
+    method: dict[str, Any] | None = None
+    regulariser: str | None = None
+    strengths: dict[str, Any] = {}
 
 
 def _toml(value: Any) -> str:
@@ -101,9 +110,3 @@ def _toml(value: Any) -> str:
 
 def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-
-
-def _checked(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
-    """Check values against the annotations of a dataclass's fields."""
-    kinds = get_type_hints(kind)
-    return {name: typed(name, kinds[name], value) for name, value in raw.items()}

@@ -197,7 +197,7 @@ def test_what_is_no_run_cannot_go_on(run: Run, here: Path):
     (here / "run").mkdir()
     refused(run("train", "resume", "run"), "no run to go on with")
     (here / "run/config.toml").write_text("lr = ")
-    refused(run("train", "resume", "run"), "configuration cannot be read")
+    refused(run("train", "resume", "run"), "config.toml")
     outcome = run("train", "resume")
     assert outcome.code == 2
     assert "Missing argument" in outcome.err

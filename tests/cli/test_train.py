@@ -311,7 +311,7 @@ def test_a_bad_configuration_file(run: Run, here: Path, text: str, words: str):
 
 
 def test_a_missing_configuration_file(run: Run, here: Path):
-    refused(run("train", *TINY, "--config", "none.toml"), "cannot read the file none.toml")
+    refused(run("train", *TINY, "--config", "none.toml"), "the file none.toml cannot be read")
 
 
 def test_recipes_lists_them_all(run: Run):

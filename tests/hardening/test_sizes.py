@@ -4,12 +4,12 @@ import os
 import resource
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 import pytest
 import torch
+from msgspec import structs
 
 from hessdiag import files, results
 from hessdiag.errors import InputError
@@ -22,7 +22,7 @@ from tests.hardening.samples import SPEC
 
 
 def metadata_of(path: Path, **changes: object) -> str:
-    metadata = Metadata(replace(SPEC, **changes), DataSpec("digits"), "cross-entropy")
+    metadata = Metadata(structs.replace(SPEC, **changes), DataSpec("digits"), "cross-entropy")
     checkpoints.save(path, models.build(SPEC), metadata)
     return str(path)
 

@@ -1,12 +1,12 @@
 """Weights to start from: a checkpoint's, or torchvision's where its files are."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, _api
 
@@ -64,7 +64,7 @@ def test_a_network_starts_from_a_checkpoint(tmp_path: Path, spec: ModelSpec) -> 
 
 def test_with_other_classes_the_classifier_stays_fresh(tmp_path: Path) -> None:
     given = saved(tmp_path / "m.safetensors", WRN)
-    spec = replace(WRN, num_classes=7)
+    spec = structs.replace(WRN, num_classes=7)
     found, fresh = started(tmp_path / "m.safetensors", spec), models.build(spec, seed=2)
     head = [name for name in given if name.startswith("head.")]
     assert head == ["head.weight", "head.bias"]
@@ -113,7 +113,7 @@ def test_torchvisions_weights_are_taken_from_torchs_cache(cache: Path) -> None:
         path = pretrained.locate("torchvision", "resnet18", download=download)
         assert path == cache / FILE
     assert other(started(path, RESNET), given) == []
-    few = started(path, replace(RESNET, num_classes=10))
+    few = started(path, structs.replace(RESNET, num_classes=10))
     assert few["fc.weight"].shape == (10, 512)
     few["fc.weight"], few["fc.bias"] = given["fc.weight"], given["fc.bias"]
     assert other(few, given) == []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from msgspec import structs
 from torch import nn
 
 from hessdiag.curvature import memory
@@ -220,7 +221,7 @@ def test_a_fresh_networks_batchnorm_has_the_samples_statistics():
 def test_another_activation_has_the_same_weights(path: str):
     found = subject.load(path, num_samples=20)
     other = found.with_activation("beta_gelu", 3.0)
-    assert other.spec == replace(SPEC, activation="beta_gelu", beta=3.0)
+    assert other.spec == structs.replace(SPEC, activation="beta_gelu", beta=3.0)
     assert other.checkpoint is found.checkpoint
     assert other.data is found.data
     assert (other.batch_size, other.loss, other.dtype) == (20, "mse", torch.float32)

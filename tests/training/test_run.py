@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from hessdiag.errors import InputError
@@ -91,7 +92,7 @@ def test_it_goes_on_though_the_checkpoint_is_gone(tmp_path: Path, init: Path) ->
 
 
 def test_classes_may_differ_from_the_checkpoints(tmp_path: Path) -> None:
-    spec = replace(SPEC, num_classes=3)
+    spec = structs.replace(SPEC, num_classes=3)
     checkpoints.save(tmp_path / "m.safetensors", models.build(spec, seed=9), Metadata(spec))
     found = weights(start(tmp_path / "run", still(starting(tmp_path / "m.safetensors"))))
     own = checkpoints.read(tmp_path / "m.safetensors").tensors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from hessdiag import bounds, files
+from hessdiag import bounds, codec, files
 from hessdiag.errors import InputError
 from hessdiag.nets.checkpoints import state_dicts
 from hessdiag.nets.checkpoints.checkpoint import Checkpoint, Choice
@@ -78,13 +77,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or is something else.
     """
-    try:
-        value = json.loads(files.read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read", got=str(error)[:200]) from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is no JSON object", got=type(value).__name__)
-    return cast("dict[str, Any]", value)
+    return codec.read(dict[str, Any], path, what="the file")
 
 
 def _known() -> list[str]:
