@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from hessdiag.linalg.quadratic_forms import form_interval, square_interval
 
 Array = NDArray[np.float64]
 
-SEEDS, BUDGET, STORED = 2000, 128, 32
+Counts = dict[str, dict[str, list[int]] | list[int]]
+
+SEEDS, CHUNK, BUDGET, STORED = 2000, 50, 128, 32
 CONFIDENCES, LIMITS = (0.95, 0.99, 0.999), (1, 10, 100)
 HARMONIC = 1 / np.arange(1, 25)
 OPERATORS: dict[str, NDArray[Any]] = {
@@ -52,19 +54,19 @@ SPECTRA = {
     "hidden from signs": np.r_[0.5, np.linspace(0, 0.45, 80)],
 }
 """Eigenvalues; the topmost vector of the last one is orthogonal to half of all vectors of signs."""
-PROSE = f"""# How often a gate is wrong
+PROSE = """# How often a gate is wrong
 
 Made by `benchmarks/verdicts.py`: gates on matrices whose samples deceive, as what matters is seldom
-seen. Each cell counts the gates, of {SEEDS:,} seeds, of which any interval of any limit missed its
+seen. Each cell counts the gates, of {seeds:,} seeds, of which any interval of any limit missed its
 metric by more than 1e-6 of it, so that a limit placed there would have been decided wrongly; first
-fresh gates with all their looks, up to {BUDGET} probes, then stored reports of {STORED} probes.
+fresh gates with all their looks, up to 128 probes, then stored reports of 32 probes.
 Traces and Frobenius norms take turns as metrics.
 """
 OF_EIGENVALUES = """
 Eigenvalues are found from one Gaussian start, and their intervals miss with a chance of 1e-6,
-whatever a gate's confidence. Of the same seeds, every other in float32: how many times λ max and
-λ min missed their intervals, how many times any of the five outermost at either end, and how many
-times the interval of λ max or λ min told nothing, that is, was longer than the spectrum.
+whatever a gate's confidence and however many its limits; they take that chance from its α. Of
+{seeds:,} seeds, every other in float32: how many times λ max or λ min missed its interval, and how
+many times any of the five outermost eigenvalues at either end.
 """
 
 
@@ -90,10 +92,10 @@ def beside(ends: tuple[Array, Array], truth: float) -> NDArray[np.bool_]:
     return (ends[0] > truth + slack) | (ends[1] < truth - slack)
 
 
-def wrong(matrix: NDArray[Any], gates: int, seed: int) -> dict[str, list[int]]:
+def wrong(name: str, seed: int) -> dict[str, list[int]]:
     """Count the wrong gates, fresh and stored, by confidence and limits; all have common probes."""
-    rng = np.random.default_rng(seed)
-    probes = 2.0 * rng.integers(0, 2, (gates, max(LIMITS), BUDGET, len(matrix)), np.int8) - 1
+    matrix, rng = OPERATORS[name], np.random.default_rng(seed)
+    probes = 2.0 * rng.integers(0, 2, (CHUNK, max(LIMITS), BUDGET, len(matrix)), np.int8) - 1
     products = probes @ matrix
     forms, squares = (probes * products).sum(-1), (products**2).sum(-1)
     del probes, products
@@ -149,67 +151,68 @@ def extremes(matrix: Array, top_k: int, seed: int) -> LanczosResult:
             return stop.value
 
 
-def wrong_eigenvalues(name: str, seeds: range) -> list[int]:
-    """Count the seeds of which λ max and λ min, any of the outermost five, missed; and no news."""
+def wrong_eigenvalues(name: str, chunk: int) -> list[int]:
+    """Count the seeds of which λ max or λ min, and any of the outermost five, missed."""
     matrix = hidden(name).astype(np.float32).astype(np.float64)
     matrix = (matrix + matrix.T) / 2
     exact = np.linalg.eigvalsh(matrix)
-    scale = float(np.abs(exact).max())
-    counts = [0, 0, 0]
-    for seed in seeds:
+    slack = 1e-13 * float(np.abs(exact).max())
+    counts = [0, 0]
+    for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
         for place, top_k in enumerate((1, 5)):
             found = extremes(matrix, top_k, seed)
-            pairs = [
-                *zip(found.top, exact[::-1], strict=False),
-                *zip(found.bottom, exact, strict=False),
-            ]
-            ends = [(ritz.interval or (-np.inf, np.inf), value) for ritz, value in pairs]
-            slack = 1e-13 * scale
-            counts[place] += any(
-                not low - slack <= value <= high + slack for (low, high), value in ends
+            top, bottom = (
+                zip(*both, strict=False)
+                for both in ((found.top, exact[::-1]), (found.bottom, exact))
             )
-            if top_k == 1:
-                counts[2] += any(high - low > 2 * scale + slack for (low, high), _ in ends)
+            counts[place] += any(
+                ritz.interval is None
+                or not ritz.interval[0] - slack <= value <= ritz.interval[1] + slack
+                for ritz, value in (*top, *bottom)
+            )
     return counts
 
 
 def main(kept: Path | None) -> None:
     """Count what is not counted yet, and write the tables."""
-    known = json.loads(kept.read_text()) if kept and kept.exists() else {}
-
-    def keep(key: str, counts: Mapping[str, list[int]] | list[int]) -> None:
-        known[key] = counts
-        if kept:
-            kept.write_text(json.dumps(known))
-
-    chunk = 50
-    chunks = range(SEEDS // chunk)
-    for at in chunks:
-        for name, matrix in OPERATORS.items():
-            if f"{name} {at}" not in known:
-                keep(f"{name} {at}", wrong(matrix, chunk, at))
-        print(f"gates: {at + 1} of {len(chunks)}", flush=True)
-    for at in chunks:
-        for name in SPECTRA:
-            if f"{name} {at}" not in known:
-                seeds = range(at * chunk, (at + 1) * chunk)
-                keep(f"{name} {at}", wrong_eigenvalues(name, seeds))
-        print(f"eigenvalues: {at + 1} of {len(chunks)}", flush=True)
-    cells = [(confidence, limits) for limits in LIMITS for confidence in CONFIDENCES]
-    heads = [f"{100 * c:g} %, {m} limit{'s' * (m > 1)}" for c, m in cells]
-    lines = [PROSE, f"| matrix | {' | '.join(heads)} |", "|---" * (len(cells) + 1) + "|"]
-    most = [f"≤ {(1 - confidence) * SEEDS:.3g}" for confidence, _ in cells]
-    lines.append(f"| promised, of each | {' | '.join(most)} |")
-    for name in OPERATORS:
-        counts = [np.sum([known[f"{name} {at}"][f"{c} {m}"] for at in chunks], 0) for c, m in cells]
-        lines.append(f"| {name} | {' | '.join(f'{a}, {b}' for a, b in counts)} |")
-    lines += [OF_EIGENVALUES, "| eigenvalues | λ max, λ min | 5 at either end | no news |"]
-    lines.append("|---" * 4 + "|")
-    for name in SPECTRA:
-        total = np.sum([known[f"{name} {at}"] for at in chunks], 0)
-        lines.append(f"| {name} | {' | '.join(map(str, total))} |")
+    known: Counts = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    for names, count in ((OPERATORS, wrong), (SPECTRA, wrong_eigenvalues)):
+        for at in range(SEEDS // CHUNK):
+            for name in names:
+                if f"{name} {at}" not in known:
+                    known[f"{name} {at}"] = count(name, at)
+                    if kept:
+                        kept.write_text(json.dumps(known))
+            print(f"{count.__name__}: {CHUNK * (at + 1):,} of {SEEDS:,} seeds", flush=True)
     place = Path(__file__).parents[1] / "docs" / "verdicts.md"
-    place.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    place.write_text(tables(known), encoding="utf-8")
+
+
+def tables(known: Counts) -> str:
+    """Write both tables, of the seeds that are counted for all rows."""
+    cells = [f"{confidence} {limits}" for limits in LIMITS for confidence in CONFIDENCES]
+    gates = {name: counted(known, name, OPERATORS) for name in OPERATORS}
+    eigenvalues = {name: counted(known, name, SPECTRA) for name in SPECTRA}
+    seeds = [CHUNK * len(next(iter(rows.values()))) for rows in (gates, eigenvalues)]
+    lines = [PROSE.format(seeds=seeds[0])]
+    heads = [f"{100 * c:g} %, {m} limit{'s' * (m > 1)}" for m in LIMITS for c in CONFIDENCES]
+    most = [f"≤ {(1 - confidence) * seeds[0]:.3g}" for _ in LIMITS for confidence in CONFIDENCES]
+    lines += [f"| matrix | {' | '.join(heads)} |", "|---" * (len(cells) + 1) + "|"]
+    lines.append(f"| promised, of each | {' | '.join(most)} |")
+    for name, chunks in gates.items():
+        counts = [np.sum([chunk[cell] for chunk in chunks], 0) for cell in cells]
+        lines.append(f"| {name} | {' | '.join(f'{a}, {b}' for a, b in counts)} |")
+    lines += [OF_EIGENVALUES.format(seeds=seeds[1]), "| eigenvalues | λ max, λ min | any of ten |"]
+    lines.append("|---" * 3 + "|")
+    for name, chunks in eigenvalues.items():
+        lines.append(f"| {name} | {' | '.join(map(str, np.sum(chunks, 0)[:2]))} |")
+    return "\n".join(lines) + "\n"
+
+
+def counted(known: Counts, name: str, names: Iterable[str]) -> list[Any]:
+    """Give the counts of a row, of the chunks of seeds that no row lacks."""
+    chunks = (at for at in range(SEEDS // CHUNK) if all(f"{row} {at}" in known for row in names))
+    return [known[f"{name} {at}"] for at in chunks]
 
 
 if __name__ == "__main__":
