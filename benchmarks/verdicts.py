@@ -4,7 +4,7 @@
 
 A verdict can only be wrong where an interval misses its metric. Fresh gates look after 32, 64, …
 probes until the budget is spent, stored reports are looked at once; a gate of M limits, each on a
-matrix and probes of its own, is wrong if any of them is. Takes about an hour; FILE keeps what is
+matrix and probes of its own, is wrong if any of them is. Takes about half an hour; FILE keeps what is
 counted, so that a run that was ended goes on.
 """
 
@@ -59,8 +59,8 @@ PROSE = """# How often a gate is wrong
 Made by `benchmarks/verdicts.py`: gates on matrices whose samples deceive, as what matters is seldom
 seen. Each cell counts the gates, of {seeds:,} seeds, of which any interval of any limit missed its
 metric by more than 1e-6 of it, so that a limit placed there would have been decided wrongly; first
-fresh gates with all their looks, up to 128 probes, then stored reports of 32 probes.
-Traces and Frobenius norms take turns as metrics.
+fresh gates with all their looks, up to 128 probes, then stored reports of 32 probes. Traces and
+Frobenius norms take turns as metrics.
 """
 OF_EIGENVALUES = """
 Eigenvalues are found from one Gaussian start, and their intervals miss with a chance of 1e-6,
