@@ -4,8 +4,8 @@
 
 A verdict can only be wrong where an interval misses its metric. Fresh gates look after 32, 64, …
 probes until the budget is spent, stored reports are looked at once; a gate of M limits, each on a
-matrix and probes of its own, is wrong if any of them is. Takes about half an hour; FILE keeps what is
-counted, so that a run that was ended goes on.
+matrix and probes of its own, is wrong if any of them is. Takes about half an hour; FILE keeps
+what is counted, so that a run that was ended goes on.
 """
 
 from __future__ import annotations
