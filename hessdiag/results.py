@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "hessdiag.sparsity/1": ("hessdiag.sparsities.sparsity", "Sparsity"),
     "hessdiag.landscape/1": ("hessdiag.landscapes.landscape", "Landscape"),
     "hessdiag.blocks/1": ("hessdiag.block_maps.blocks", "Blocks"),
+    "hessdiag.reproduction/1": ("hessdiag.findings.reproduction", "Reproduction"),
     "hessdiag.train/1": ("hessdiag.training.train", "TrainReport"),
     "hessdiag.sweep/1": ("hessdiag.training.sweep", "SweepReport"),
     "hessdiag.sensing/1": ("hessdiag.training.sensing", "Sensing"),

@@ -29,7 +29,7 @@ FLOORS = (
     {"spectra", "landscapes", "block_maps"},
     {"sparsities", "comparisons"},
     {"training"},
-    {"gates", "subjects", "callbacks"},
+    {"gates", "subjects", "callbacks", "findings"},
     {"cli"},
     {"__main__"},
 )

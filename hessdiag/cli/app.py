@@ -20,6 +20,7 @@ from hessdiag.cli import (
     options,
     paths,
     report,
+    reproduce,
     sensing,
     sparsity,
     spectrum,
@@ -134,6 +135,7 @@ for command in (
     compare.compare,
     gate.gate,
     report.report,
+    reproduce.reproduce,
     doctor.doctor,
 ):
     app.command(command.__name__)(_added(command))

@@ -150,13 +150,9 @@ def evaluate(network: MLP, steps: Tensor) -> Array:
     Returns:
         ``(P, 3)``; NaN where not finite.
     """
-    x = torch.tensor(INPUT, dtype=steps.dtype)
-    lift = torch.zeros(2, _WIDTHS[1], dtype=steps.dtype)  # what a step does to the neurons' inputs
-    for row, (neuron, column) in zip(lift, _ENTRIES, strict=True):
-        row[neuron] = x[column]
     with torch.enable_grad():
         moved = steps.detach().requires_grad_()
-        z = network.layers[1:](network.layers[0](x).detach() + moved @ lift)[:, 0]
+        z = network.layers[1:](_first_layer(network, moved))[:, 0]
         (slope,) = torch.autograd.grad(z.sum(), moved, create_graph=True)
         curvature = [
             torch.autograd.grad(column.sum(), moved, retain_graph=True, materialize_grads=True)[0]
@@ -169,3 +165,19 @@ def evaluate(network: MLP, steps: Tensor) -> Array:
     nme_norm = 2 * (z - TARGET).abs() * torch.stack(curvature, 1).flatten(1).norm(dim=1)
     values = torch.stack([(z - TARGET).square(), gn_norm, nme_norm], dim=1)
     return finite_or_nan(values.numpy())
+
+
+def switches(network: MLP, steps: Tensor) -> Tensor:
+    """Tell which neurons of both hidden layers are on: ``(P, 16)`` truth values."""
+    with torch.no_grad():
+        first = _first_layer(network, steps)
+        return torch.cat([first, network.layers[1:3](first)], 1) > 0
+
+
+def _first_layer(network: MLP, steps: Tensor) -> Tensor:
+    """Compute the first layer's neurons before their activation, ``(P, 8)``."""
+    x = torch.tensor(INPUT, dtype=steps.dtype)
+    lift = torch.zeros(2, _WIDTHS[1], dtype=steps.dtype)  # what a step does to the neurons' inputs
+    for row, (neuron, column) in zip(lift, _ENTRIES, strict=True):
+        row[neuron] = x[column]
+    return network.layers[0](x).detach() + steps @ lift
