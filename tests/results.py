@@ -11,7 +11,16 @@ from torch import nn
 import hessdiag
 from hessdiag import Blocks, Comparison, Landscape, Report, Sparsity
 from hessdiag.comparisons.comparison_run import compare_reports
+from hessdiag.findings.finding import Statement, Term
+from hessdiag.findings.reproduction_result import (
+    Point,
+    Reproduced,
+    Reproduction,
+    StudyReport,
+)
+from hessdiag.findings.reproduction_run import judge
 from hessdiag.landscapes import two_weights
+from hessdiag.linalg.paired import Difference
 from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.nets import activations
 from hessdiag.results import Result
@@ -136,6 +145,36 @@ def blocks() -> Blocks:
     return hessdiag.blocks(model, batches, loss=loss, num_probes=14)
 
 
+@functools.cache
+def reproduction() -> Reproduction:
+    """Judge made-up numbers: shown, contradicted, not told, and a choice that is not known."""
+    numbers = {
+        seed: {"a": {"accuracy": 0.5 + 0.01 * seed}, "b": {"accuracy": 0.4}} for seed in (0, 1)
+    }
+    points = tuple(
+        Point(name, name, at, value)
+        for name, at, value in (
+            ("a", 0.0, Difference.of((0.5, 0.51))),
+            ("b", 0.1, Difference.of((0.4,))),
+            ("c", 0.2, None),
+        )
+    )
+    statements = tuple(
+        judge(Statement(words, (Term(weight, name),), claim, 0.7), numbers, 0.95)
+        for words, weight, name, claim in (
+            ("a is above 0", 1.0, "a", "above"),
+            ("b is below 0", 1.0, "b", "below"),
+            ("a is near 0", 10.0, "a", "near"),
+            ("c is above 0", 1.0, "c", "above"),
+        )
+    )
+    told = ("recipe", "in a line", "ρ", "accuracy")
+    study = StudyReport(*told, 6, 4, 61.5, statements, points, "shown", ("c",))
+    sketch = {"a": (0.0, 1.0), "b": (1.0, 0.0)}
+    finding = Reproduced(3, "toy", "a beats b", "nobody", sketch, (study,))
+    return Reproduction(scale="small", seeds=(0, 1), findings=(finding,))
+
+
 def comparison() -> Comparison:
     """Two networks that meet the same probes."""
     model, batches, loss = BY_NAME["mlp-gelu"]
@@ -169,6 +208,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "landscape, empty": empty,
     "blocks": lambda: blocks().of(PROVENANCE),
     "blocks, of a network without a name": blocks,
+    "reproduction": reproduction,
     "train": lambda: train_result.report(runs.finished()),
     "train, bare": lambda: train_result.report(runs.bare()),
     "train, under way": lambda: train_result.unfinished(runs.finished().config, runs.EPOCHS[:2]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hessdiag.findings.finding import CONTRADICTED, SHOWN
-from hessdiag.findings.reproduction_result import Judged, Reproduced, Reproduction, Study
+from hessdiag.findings.reproduction_result import Judged, Reproduced, Reproduction, StudyReport
 from hessdiag.show.document import (
     STYLES,
     Axis,
@@ -87,7 +87,7 @@ def _row(judged: Judged) -> Row:
     return Row([*cells, Count(found.count)], "best" if judged.verdict == SHOWN else "")
 
 
-def _chart(study: Study) -> Chart:
+def _chart(study: StudyReport) -> Chart:
     curves: dict[str, list[tuple[float, float, float]]] = {}
     for point in study.points:
         if point.value is not None:

@@ -46,7 +46,7 @@ class Point(Struct, frozen=True):
     value: Difference | None
 
 
-class Study(Struct, frozen=True):
+class StudyReport(Struct, frozen=True):
     """A finding at one scale.
 
     Attributes:
@@ -93,7 +93,7 @@ class Reproduced(Struct, frozen=True):
     claim: str
     source: str
     sketch: dict[str, tuple[float, ...]]
-    studies: tuple[Study, ...]
+    studies: tuple[StudyReport, ...]
 
 
 class Reproduction(Result, frozen=True, kw_only=True, tag="hessdiag.reproduction/1"):

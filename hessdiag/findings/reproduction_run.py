@@ -19,7 +19,7 @@ from hessdiag.findings.reproduction_result import (
     Point,
     Reproduced,
     Reproduction,
-    Study,
+    StudyReport,
 )
 from hessdiag.linalg.paired import Difference
 from hessdiag.training import folder, recipes, sweep
@@ -175,7 +175,7 @@ def report(plan: Plan, out: Path, seeds: Sequence[int]) -> Reproduction:
     return Reproduction(scale=plan.scale, seeds=tuple(seeds), findings=found, notes=tuple(notes))
 
 
-def _study(plan: Plan, design: Design, out: Path, seeds: Sequence[int]) -> Study:
+def _study(plan: Plan, design: Design, out: Path, seeds: Sequence[int]) -> StudyReport:
     needed = _needed(design)
     numbers: dict[int, Numbers] = {}
     finished, seconds = 0, 0.0
@@ -202,7 +202,7 @@ def _study(plan: Plan, design: Design, out: Path, seeds: Sequence[int]) -> Study
                 failures[f"{name}, seed {seed}: {failed.read_text().strip()}"] = None
         numbers[seed] = own
     judged = tuple(judge(each, numbers, design.confidence) for each in design.statements)
-    return Study(
+    return StudyReport(
         recipe=design.recipe,
         summary=summary,
         axis=design.axis,
