@@ -10,7 +10,8 @@ from PIL import Image
 from hessdiag import InputError
 from hessdiag.findings import gpu_hours, run_statistics
 from hessdiag.findings.finding import Statement, Term, verdict
-from hessdiag.findings.finding_table import FINDINGS, chosen, without_nme
+from hessdiag.findings.finding_grids import without_nme
+from hessdiag.findings.finding_table import FINDINGS, chosen
 from hessdiag.findings.kink_bands import bands, kinks
 from hessdiag.findings.reproduction_run import Plan, judge
 from hessdiag.landscapes import two_weights
