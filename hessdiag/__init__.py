@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from hessdiag.block_maps.blocks_result import Blocks
     from hessdiag.block_maps.blocks_run import blocks
     from hessdiag.callbacks.monitor import Monitor
-    from hessdiag.comparisons.comparison_result import Comparison
-    from hessdiag.comparisons.comparison_run import compare, compare_reports
+    from hessdiag.comparisons.compare_result import Comparison
+    from hessdiag.comparisons.compare_run import compare, compare_reports
     from hessdiag.curvature.decomposition import Decomposition, Products
     from hessdiag.errors import InputError
     from hessdiag.gates.gate_result import GateReport
@@ -36,9 +36,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Blocks": "hessdiag.block_maps.blocks_result",
     "blocks": "hessdiag.block_maps.blocks_run",
-    "Comparison": "hessdiag.comparisons.comparison_result",
-    "compare": "hessdiag.comparisons.comparison_run",
-    "compare_reports": "hessdiag.comparisons.comparison_run",
+    "Comparison": "hessdiag.comparisons.compare_result",
+    "compare": "hessdiag.comparisons.compare_run",
+    "compare_reports": "hessdiag.comparisons.compare_run",
     "CrossEntropy": "hessdiag.losses.named.cross_entropy",
     "Decomposition": "hessdiag.curvature.decomposition",
     "Products": "hessdiag.curvature.decomposition",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from msgspec import Struct
@@ -23,21 +24,15 @@ from hessdiag.show.document import Document, drawing
 R = TypeVar("R", bound="Result")
 S = TypeVar("S", bound=Struct)
 
-KINDS: dict[str, tuple[str, str]] = {
-    "hessdiag.spectrum/1": ("hessdiag.spectra.spectrum", "Report"),
-    "hessdiag.sparsity/1": ("hessdiag.sparsities.sparsity", "Sparsity"),
-    "hessdiag.landscape/1": ("hessdiag.landscapes.landscape", "Landscape"),
-    "hessdiag.blocks/1": ("hessdiag.block_maps.blocks", "Blocks"),
-    "hessdiag.reproduction/1": ("hessdiag.findings.reproduction", "Reproduction"),
-    "hessdiag.train/1": ("hessdiag.training.train", "TrainReport"),
-    "hessdiag.sweep/1": ("hessdiag.training.sweep", "SweepReport"),
-    "hessdiag.sensing/1": ("hessdiag.training.sensing", "Sensing"),
-    "hessdiag.gate/1": ("hessdiag.gates.gate", "GateReport"),
-    "hessdiag.compare/1": ("hessdiag.comparisons.comparison", "Comparison"),
+_FILES = Path(__file__).parent.glob("*/*_result.py")
+KINDS = {
+    f"hessdiag.{kind}/1": f"hessdiag.{path.parent.name}.{kind}"
+    for path in sorted(_FILES)
+    if (kind := path.stem.removesuffix("_result"))
 }
-"""By schema: where ``<kind>_result`` and ``<kind>_document`` lie, and the name of the type.
+"""By schema: where ``<kind>_result`` and ``<kind>_document`` lie, whatever the room.
 
-A kind of report is added by a line here; everything that reads or shows reports follows.
+A kind of report is added by these two files; everything that reads or shows reports follows.
 """
 
 
@@ -129,9 +124,8 @@ class Result(Struct, frozen=True, kw_only=True, tag_field="schema"):
 
     def document(self) -> Document:
         """Lay it out for people; see :mod:`hessdiag.show`."""
-        place, _ = KINDS[self.schema]
         with drawing("the report"):
-            return importlib.import_module(f"{place}_document").document(self)
+            return importlib.import_module(f"{KINDS[self.schema]}_document").document(self)
 
     def to_json(self) -> str:
         """Write it as JSON of its schema."""
@@ -228,5 +222,11 @@ def _decode(text: str | bytes, name: str, kinds: Sequence[type[R]]) -> R | Any:
 
 def kind_of(schema: str) -> type[Any]:
     """Find the type of a schema."""
-    place, name = KINDS[schema]
-    return getattr(importlib.import_module(f"{place}_result"), name)
+    known: Iterable[Any] = vars(importlib.import_module(f"{KINDS[schema]}_result")).values()
+    return next(
+        kind
+        for kind in known
+        if isinstance(kind, type)
+        and issubclass(kind, Result)
+        and kind.__struct_config__.tag == schema
+    )

@@ -10,7 +10,7 @@ from torch import nn
 
 import hessdiag
 from hessdiag import Blocks, Comparison, Landscape, Report, Sparsity
-from hessdiag.comparisons.comparison_run import compare_reports
+from hessdiag.comparisons.compare_run import compare_reports
 from hessdiag.findings.finding import Statement, Term
 from hessdiag.findings.reproduction_result import (
     Point,

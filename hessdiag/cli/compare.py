@@ -14,7 +14,7 @@ from hessdiag.subject_options import SubjectOptions
 
 if TYPE_CHECKING:
     from hessdiag.cli.console import Bar
-    from hessdiag.comparisons.comparison_result import Comparison
+    from hessdiag.comparisons.compare_result import Comparison
 
 _OF_REPORTS = frozenset(("a", "b", "allow_different_data", "json", "plot", "quiet"))
 """Parameters that mean something for two reports."""
@@ -79,7 +79,7 @@ def compare(
 
 def _of_reports(a: str, b: str, *, allow_different_data: bool) -> Comparison:
     from hessdiag import results as stored
-    from hessdiag.comparisons.comparison_run import check_same_data, compare_reports
+    from hessdiag.comparisons.compare_run import check_same_data, compare_reports
     from hessdiag.spectra.spectrum_result import Report
 
     first, second = (stored.read(path, Report) for path in (a, b))
@@ -98,7 +98,7 @@ def _of_checkpoints(
     bar: Bar,
 ) -> Comparison:
     from hessdiag import compare as compute
-    from hessdiag.comparisons.comparison_run import check_same_data
+    from hessdiag.comparisons.compare_run import check_same_data
     from hessdiag.subjects.subject import load
 
     first = load(a, subject)

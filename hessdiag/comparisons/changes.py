@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hessdiag.comparisons.comparison_result import Change, Difference, Overlap
+from hessdiag.comparisons.compare_result import Change, Difference, Overlap
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples, estimate_mean
 from hessdiag.metrics import metric_table

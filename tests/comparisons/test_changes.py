@@ -20,7 +20,7 @@ from hessdiag.comparisons.changes import (
     paired_trace,
     undefined,
 )
-from hessdiag.comparisons.comparison_result import Change, Difference
+from hessdiag.comparisons.compare_result import Change, Difference
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples, TraceSamples
 from hessdiag.spectra.spectrum_result import Part

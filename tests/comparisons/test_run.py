@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hessdiag
 from hessdiag import Comparison, InputError, Report
-from hessdiag.comparisons.comparison_run import check_same_data, compare_reports
+from hessdiag.comparisons.compare_run import check_same_data, compare_reports
 from hessdiag.linalg.trace import Probes
 from hessdiag.parts import PARTS
 from hessdiag.spectra.spectrum_plan import make_plan

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from hessdiag import results
-from hessdiag.comparisons.comparison_run import compare_reports
+from hessdiag.comparisons.compare_run import compare_reports
 from hessdiag.data import datasets
 from hessdiag.errors import InputError
 from hessdiag.gates import gate_run as run

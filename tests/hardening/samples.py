@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 import hessdiag
-from hessdiag.comparisons.comparison_run import compare_reports
+from hessdiag.comparisons.compare_run import compare_reports
 from hessdiag.gates.gate_run import review
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec, Provenance
 from hessdiag.nets import checkpoints, models

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hessdiag.comparisons.comparison_result import Change, Comparison, Side
+from hessdiag.comparisons.compare_result import Change, Comparison, Side
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metrics.metric_reading import Reading

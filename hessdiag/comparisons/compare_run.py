@@ -21,7 +21,7 @@ from hessdiag.comparisons.changes import (
     paired_trace,
     undefined,
 )
-from hessdiag.comparisons.comparison_result import Change, Comparison, Densities, PartChange
+from hessdiag.comparisons.compare_result import Change, Comparison, Densities, PartChange
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError

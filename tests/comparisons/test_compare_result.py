@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from hessdiag import Comparison, InputError, codec
-from hessdiag.comparisons.comparison_result import Change, Difference
+from hessdiag.comparisons.compare_result import Change, Difference
 from hessdiag.linalg.trace import Estimate
 from hessdiag.parts import PARTS
 from tests.results import OTHER, PROVENANCE, RESULTS, comparison, sparse_comparison

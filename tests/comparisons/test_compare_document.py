@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import structs
 
 from hessdiag import Comparison
-from hessdiag.comparisons.comparison_result import Change
+from hessdiag.comparisons.compare_result import Change
 from hessdiag.show.document import Interval, Quantity, Table
 from tests.results import OTHER, PROVENANCE, RESULTS, comparison, sparse_comparison
 
