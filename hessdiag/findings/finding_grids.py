@@ -170,20 +170,18 @@ def traces_of_penalties(sigma2: float, every: int) -> dict[str, Any]:
             ("gn-trace", {"sigma2": sigma2}),
         )
     }
-    h, g = "final:hessian.trace", "final:gn.trace"
+    h, g = "asinh:hessian.trace", "asinh:gn.trace"
     unstable = (
-        Term(1, "hessian-trace", "spread:hessian.trace"),
-        Term(-1, "gn-trace", "spread:gn.trace"),
+        Term(1, "hessian-trace", "log-spread:hessian.trace"),
+        Term(-1, "gn-trace", "log-spread:gn.trace"),
     )
-    near = (Term(1, "hessian-trace", h), Term(5, "gn-trace", g))
+    larger = (Term(1, "hessian-trace", h), Term(1, "gn-trace", g))
     return {
         "choices": choices,
         "statements": (
-            Statement(
-                "tr H is negative under its own penalty", (Term(1, "hessian-trace", h),), "below"
-            ),
-            Statement("it varies more than tr G under the GN trace", unstable, "above"),
-            Statement("tr G there is below a fifth of −tr H", near, "below"),
+            Statement("asinh tr H < 0 under its own penalty", (larger[0],), "below"),
+            Statement("log: it varies more than tr G under the GN trace", unstable, "above"),
+            Statement("asinh: tr G there is closer to 0", larger, "below"),
         ),
         "options": {"track": track, "track_every": every},
         "axis": "σ²",

@@ -23,9 +23,10 @@ def read(name: str, config: Config, epochs: Sequence[Epoch], place: Path) -> flo
     """Read a statistic of a finished run; None where it was not measured or is not finite.
 
     Args:
-        name: "accuracy" after the last epoch, on the test split or else on what is held out;
-            "final:METRIC" as tracked last; "spread:METRIC", its standard deviation over the later
-            half of the tracked epochs; "initial:METRIC" before training; "log-gap", the logarithm
+        name: "accuracy", after the last epoch, on the test split or else on what is held out;
+            "final:METRIC" as tracked last, and "asinh:METRIC", which is ± log beyond 1;
+            "log-spread:METRIC", the logarithm of its standard deviation over the later half of the
+            tracked epochs; "initial:METRIC" before training; "log-gap", the logarithm
             of the perturbation gap's 2/σ² over tr H.
         config: of the run.
         epochs: what it wrote.
@@ -48,9 +49,11 @@ def read(name: str, config: Config, epochs: Sequence[Epoch], place: Path) -> flo
     values = [found[metric].value for found in tracked if metric in found]
     if kind == "final":
         return _finite(values[-1]) if values else None
-    if kind == "spread":
+    if kind == "asinh":
+        return _finite(math.asinh(values[-1])) if values else None
+    if kind == "log-spread":
         later = values[int(len(values) * _LATER) :]
-        return _finite(statistics.stdev(later)) if len(later) > 1 else None
+        return _finite(math.log(statistics.stdev(later))) if len(set(later)) > 1 else None
     raise InputError("there is no such statistic", got=name)
 
 

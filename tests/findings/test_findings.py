@@ -115,7 +115,9 @@ def test_statistics_of_a_run():
 
     assert read("accuracy") == 0.6
     assert read("final:hessian.trace") == 2.0
-    assert read("spread:hessian.trace") == pytest.approx(np.std([3, 4, 2], ddof=1))
+    spread = math.log(np.std([3, 4, 2], ddof=1))
+    assert read("log-spread:hessian.trace") == pytest.approx(spread)
+    assert read("asinh:hessian.trace") == pytest.approx(math.asinh(2))
     assert read("log-gap") == pytest.approx(math.log(2))
     assert read("final:gn.trace") is None
     with pytest.raises(InputError):
