@@ -36,11 +36,11 @@ def perturbation_gap(
     Source: Zhang, Li and Ju (2024), eq. 1 and their figure on the gap.
     """
     generator = torch.Generator().manual_seed(stream(seed, "perturbation gap"))
-    centre = _loss(risk)
+    centre = mean_loss(risk)
     gaps = torch.empty(num_pairs, dtype=torch.float64)
     for index in range(num_pairs):
         noise = math.sqrt(sigma2) * torch.randn(risk.layout.size, generator=generator)
-        around = [_loss(risk.displaced(sign * noise)) for sign in (1, -1)]
+        around = [mean_loss(risk.displaced(sign * noise)) for sign in (1, -1)]
         gaps[index] = sum(around) / 2 - centre
     if not bool(gaps.isfinite().all()):
         raise NotFinite(
@@ -51,8 +51,8 @@ def perturbation_gap(
     return estimate_mean(gaps.numpy()).bounded()
 
 
-def _loss(risk: EmpiricalRisk) -> float:
-    """Compute L by forward passes alone."""
+def mean_loss(risk: EmpiricalRisk) -> float:
+    """Compute L by forward passes alone; it need not be finite."""
     sums = torch.zeros(2, dtype=torch.float64, device=risk.device)
     with exact_kernels(), torch.no_grad():
         for x, y in risk.microbatches(shared=True):

@@ -13,6 +13,7 @@ from torch import nn
 from hessdiag import results
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.kernels import undisturbed
+from hessdiag.curvature.sharpness import sharpness
 from hessdiag.errors import InputError
 from hessdiag.gates import readings
 from hessdiag.gates.gate_result import GateCost, GateReport, GateSettings
@@ -96,7 +97,7 @@ def gate(
     }
     known: dict[str, Reading | Missing] = {}
     for name, metric in wanted.items():
-        if metric.source == "perturbation":
+        if metric.source in ("perturbation", "ntk"):
             known[name] = Missing("the gate does not measure it; give it a report")
         elif metric.layer is not None and metric.layer not in decomposition.layout.slices:
             known[name] = Missing("there is no such parameter")
@@ -104,6 +105,9 @@ def gate(
     if sparse:
         total = sparsity(model, batches, **network).total
         known |= {name: metric.read(total) for name, metric in sparse.items()}
+    if sharp := {name: m for name, m in wanted.items() if m.source == "sharpness"}:
+        found = sharpness(decomposition)
+        known |= {name: metric.read(found) for name, metric in sharp.items()}
     spectral = {name: metric for name, metric in wanted.items() if name not in known}
     sampled = {name: metric for name, metric in spectral.items() if metric.is_sampled}
     others = {name: metric for name, metric in spectral.items() if not metric.is_sampled}

@@ -31,7 +31,7 @@ class Metric:
     Attributes:
         name: as the table of metrics spells it; aliases share one.
         take: reads it from a result of its source.
-        source: "spectrum", "sparsity" or "perturbation", whose result holds it.
+        source: "spectrum", "sparsity", "perturbation", "sharpness" or "ntk", whose result holds it.
         parts: of the spectrum that it is made of.
         top_k: eigenvalues needed at each end.
         end: of the spectrum that an eigenvalue is counted from, 1 for the top, −1 for the bottom; 0

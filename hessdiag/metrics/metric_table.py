@@ -194,6 +194,37 @@ TABLE = (
         "2/σ² of that, to be compared with tr H",
         functools.partial(_number, "perturbation.trace", "trace", source="perturbation"),
     ),
+    Row(
+        "sharpness.sam",
+        "L(θ + ρ ĝ) − L(θ), ρ = 0.05",
+        functools.partial(_number, "sharpness.sam", "sam", source="sharpness"),
+    ),
+    Row(
+        "sharpness.adaptive",
+        "the same for ASAM's step, ρ = 0.5",
+        functools.partial(_number, "sharpness.adaptive", "adaptive", source="sharpness"),
+    ),
+    Row(
+        "sharpness.critical",
+        "2/η of the smallest step against the gradient that does not lower the loss",
+        functools.partial(
+            _number,
+            "sharpness.critical",
+            "critical",
+            source="sharpness",
+            lacking="no step raises the loss",
+        ),
+    ),
+    Row(
+        "ntk.trace",
+        "tr JJᵀ/N, of the empirical neural tangent kernel",
+        functools.partial(_number, "ntk.trace", "trace", source="ntk"),
+    ),
+    Row(
+        "ntk.lambda_max",
+        "its largest eigenvalue",
+        functools.partial(_number, "ntk.lambda_max", "lambda_max", source="ntk"),
+    ),
 )
 """All metrics; a name means the first row that it fits."""
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import fitting_microbatch
 from hessdiag.curvature.perturbation import perturbation_gap
+from hessdiag.curvature.sharpness import Sharpness, sharpness
 from hessdiag.errors import InputError, NotFinite
 from hessdiag.linalg.trace import Estimate
 from hessdiag.losses.loss_spec import LossSpec
@@ -25,6 +26,7 @@ from hessdiag.sparsities.preactivations import Shares
 from hessdiag.sparsities.sparsity_run import sparsity
 from hessdiag.spectra.spectrum_result import Report
 from hessdiag.spectra.spectrum_run import spectrum
+from hessdiag.spectra.tangent_kernel import tangent_kernel
 from hessdiag.training.feeds import Data, examples
 from hessdiag.training.folder import Config
 
@@ -114,10 +116,15 @@ def measured(
         gap = perturbation_gap(risk, variance, num_pairs=num_probes, seed=seed)
         return Perturbed(gap, gap.times(2 / variance))
 
+    def of_sharpness(_: list[Metric]) -> Sharpness:
+        return sharpness(Decomposition(model, batches, loss))
+
     sources = {
         "spectrum": of_spectrum,
         "sparsity": of_sparsity,
         "perturbation": of_perturbation,
+        "sharpness": of_sharpness,
+        "ntk": lambda _: tangent_kernel(model, batches, **probes),
     }
     wanted = {name: metric_table.parse(name) for name in names}
     found: dict[str, Reading] = {}

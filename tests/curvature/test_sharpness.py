@@ -1,0 +1,72 @@
+"""Sharpness as others measure it, against closed forms on a quadratic risk."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import hessdiag
+from hessdiag import Decomposition, InputError
+from hessdiag.curvature.sharpness import critical_sharpness, sharpness
+from hessdiag.training import tracking
+from tests.cases import BY_NAME, labels, mlp, normal, seeded
+from tests.oracles import linear_mse
+
+
+def quadratic() -> tuple[Decomposition, object]:
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 3, bias=False)))
+    x, y = normal(9, 4), normal(9, 3, seed=1)
+    return Decomposition(model, [(x, y)], "mse"), linear_mse(model[0].weight.detach(), x, y)
+
+
+def test_on_a_quadratic_all_three_have_closed_forms():
+    decomposition, truth = quadratic()
+    g, h, rho = truth.gradient, truth.hessian, 0.3
+    theta = decomposition.risk.layout.flatten([*decomposition.risk.parameters.values()]).detach()
+    found = sharpness(decomposition, rho=rho, adaptive_rho=rho)
+    unit = g / g.norm()
+    assert found.sam == pytest.approx(float(rho * g.norm() + rho**2 / 2 * unit @ h @ unit))
+    t = theta.abs() + 0.01
+    step = rho * t**2 * g / (t * g).norm()
+    assert found.adaptive == pytest.approx(float(g @ step + step @ h @ step / 2))
+    assert found.critical == pytest.approx(float(unit @ h @ unit), rel=1e-5)
+    half = 0.5 * torch.arange(1, len(g) + 1).double() * g  # a preconditioned update
+    wanted = float(half @ h @ half / (g @ half))
+    assert critical_sharpness(decomposition.risk, half) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_radius_is_above_0_and_a_descent_without_end_has_no_critical_step():
+    decomposition, _ = quadratic()
+    with pytest.raises(InputError, match="rho"):
+        sharpness(decomposition, rho=0)
+    risk = decomposition.risk
+    assert critical_sharpness(risk, torch.zeros(12)) is None
+
+
+def test_they_are_tracked_and_held_by_gates():
+    model, batches, loss = BY_NAME["mlp-gelu"]
+    names = ("sharpness.sam", "sharpness.adaptive", "sharpness.critical")
+    found = tracking.measured(names, model, batches, loss, num_probes=2, seed=0)
+    wanted = sharpness(Decomposition(model, batches, loss))
+    assert found["sharpness.sam"].value == pytest.approx(wanted.sam)
+    assert found["sharpness.critical"].value == pytest.approx(wanted.critical)
+    verdict = hessdiag.gate(model, batches, {"max": {"sharpness.sam": 2 * wanted.sam}}, loss=loss)
+    assert verdict.verdict == "pass"
+
+
+def test_fisher_of_enumerated_labels_is_g_and_their_nme_is_0():
+    model = seeded(lambda: mlp(nn.GELU, 4, 5, 4, 3))
+    x = normal(3, 4)
+    v = normal(sum(p.numel() for p in model.parameters()), seed=2)
+    chances = model(x).softmax(1).detach()
+    hessian, nme = torch.zeros_like(v), torch.zeros_like(v)
+    for index in range(27):  # labels of all three examples
+        y = torch.tensor([index % 3, index // 3 % 3, index // 9])
+        weight = math.prod(float(chances[n, k]) for n, k in enumerate(y.tolist()))
+        products = Decomposition(model, [(x, y)]).products(v)
+        hessian += weight * products.hessian
+        nme += weight * products.nme
+    gn = Decomposition(model, [(x, labels(3))]).products(v).gn
+    assert float((hessian - gn).norm() / gn.norm()) < 1e-10
+    assert float(nme.norm() / gn.norm()) < 1e-10
