@@ -23,6 +23,7 @@ FLOORS = (
         "locks",
         "factories",
         "loss_names",
+        "progress",
     },
     {"linalg", "nets", "data", "losses", "show"},
     {"curvature", "results", "metrics"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kernels import undisturbed
 from hessdiag.linalg.trace import Estimate, Probes, Samples, estimate_mean
 from hessdiag.losses.loss_spec import LossSpec
+from hessdiag.progress import Progress, Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin, LossName, Seconds
 from hessdiag.seeds import stream
 from hessdiag.settings import settled
@@ -38,7 +39,7 @@ def blocks(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     unchecked: bool = False,
-    on_progress: Callable[[float, float], None] | None = None,
+    on_progress: Watch | None = None,
     settings: Settings | None = None,
     **changes: Any,
 ) -> Blocks:
@@ -125,7 +126,7 @@ def squared_norms(
     decomposition: Decomposition,
     places: Mapping[str, Tensor],
     settings: Settings,
-    on_progress: Callable[[float, float], None] | None = None,
+    on_progress: Watch | None = None,
 ) -> dict[str, Array]:
     """Sample ‖(A v_m)_l‖²: ``(L, L, k)`` by part; where the probes are all of m, each is exact."""
     risk, count = decomposition.risk, settings.num_probes
@@ -165,7 +166,8 @@ def squared_norms(
                 else:
                     table[:, column, index] = own
         if on_progress is not None:
-            on_progress(min(start + chunk, len(jobs)), len(jobs))
+            done = min(start + chunk, len(jobs))
+            on_progress(Progress(done, len(jobs), f"product {done}"))
     return found
 
 

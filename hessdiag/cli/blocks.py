@@ -34,7 +34,7 @@ def blocks(
             unchecked=which.unchecked,
             bn=subject.bn,
             dtype=found.dtype,
-            on_progress=lambda done, total: bar.update(done, total, f"product {done:.0f}"),
+            on_progress=bar.show,
             settings=settings,
         )
     results.show(report.of(found.provenance()), output)

@@ -117,7 +117,7 @@ def _of_checkpoints(
         unchecked=which.unchecked,
         bn=subject.bn,
         dtype=first.dtype,
-        on_progress=bar.passes,
+        on_progress=bar.show,
         settings=settings,
     )
     return found.located(first.provenance(), second.provenance())

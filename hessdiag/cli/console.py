@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from rich import progress as columns
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hessdiag.errors import printable
-
-if TYPE_CHECKING:
-    from hessdiag.spectra.spectrum_run import Progress as Passes
+from hessdiag.progress import Progress
 
 
 def out() -> Console:
@@ -35,14 +32,14 @@ def note(text: str) -> None:
 def progress(title: str, *, quiet: bool) -> Generator[Bar]:
     """Show a progress bar with the time left while the block runs; elsewhere, its milestones."""
     console = err()
-    display = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
+    display = columns.Progress(
+        columns.TextColumn("{task.description}"),
+        columns.BarColumn(),
+        columns.TextColumn("{task.percentage:>3.0f} %"),
+        columns.TimeElapsedColumn(),
+        columns.TextColumn("left"),
+        columns.TimeRemainingColumn(),
+        columns.TextColumn("{task.fields[detail]}"),
         console=console,
         transient=True,
         disable=quiet or not console.is_terminal,
@@ -54,17 +51,14 @@ def progress(title: str, *, quiet: bool) -> Generator[Bar]:
 class Bar:
     """One line of progress."""
 
-    def __init__(self, display: Progress, title: str, *, logs: bool) -> None:
+    def __init__(self, display: columns.Progress, title: str, *, logs: bool) -> None:
         self._display, self._logs = display, logs
         self._task = display.add_task(title, total=None, detail="reading")
 
-    def update(self, done: float, expected: float, detail: str = "") -> None:
-        """Show ``done`` of ``expected`` and a word on what is under way."""
-        self._display.update(self._task, completed=done, total=expected, detail=detail)
-
-    def passes(self, state: Passes) -> None:
-        """Show where a computation in passes over the data stands."""
-        self.update(state.passes, state.expected, f"pass {int(state.passes) + 1}")
+    def show(self, now: Progress) -> None:
+        """Show where a computation stands."""
+        detail = now.doing
+        self._display.update(self._task, completed=now.done, total=now.expected, detail=detail)
 
     def milestone(self, text: str) -> None:
         """Say a line where no bar is seen, as in a log."""

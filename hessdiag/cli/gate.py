@@ -135,7 +135,7 @@ def gate(
                 bn=network.bn,
                 dtype=loaded.dtype,
                 seed=network.seed,
-                on_progress=bar.passes,
+                on_progress=bar.show,
                 **settings,
             )
             report = report.of(loaded.provenance())

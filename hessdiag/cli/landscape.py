@@ -103,7 +103,7 @@ def landscape(
                 bn=subject.bn,
                 dtype=of.dtype,
                 seed=subject.seed,
-                on_point=lambda done, total: bar.update(done, total, f"point {done}"),
+                on_point=bar.show,
             )
     results.show(found.of(provenance) if provenance else found, output)
 
@@ -127,7 +127,7 @@ def _two_weights(
         resolution=161 if resolution is None else resolution,
         radius=radius,
         seed=seed,
-        on_point=lambda done, total: bar.update(done, total, f"point {done}"),
+        on_point=bar.show,
     )
 
 

@@ -81,7 +81,7 @@ def reproduce(
             jobs=jobs,
             device=devices.resolve(machine.device),
             download=data.download,
-            on_step=bar.update,
+            on_step=bar.show,
         ):
             files.write_text(place / REPORT, found.to_json())
             files.write_text(place / PAGE, page([found.document()]))

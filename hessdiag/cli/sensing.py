@@ -40,5 +40,5 @@ def sensing(
         device=machine.device,
     )
     with console.progress("sensing", quiet=output.quiet) as bar:
-        found = descend(settings, lambda done, total: bar.update(done, total, f"step {done}"))
+        found = descend(settings, bar.show)
     results.show(found, output)

@@ -72,7 +72,7 @@ def sparsity(
             num_probes=num_probes,
             bn=subject.bn,
             seed=subject.seed,
-            on_progress=bar.update,
+            on_progress=bar.show,
         )
     results.show(report, output)
 

@@ -45,7 +45,7 @@ def spectrum(
             unchecked=which.unchecked,
             bn=subject.bn,
             dtype=found.dtype,
-            on_progress=bar.passes,
+            on_progress=bar.show,
             settings=settings,
         )
     results.show(report.of(found.provenance()), output)

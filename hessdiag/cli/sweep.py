@@ -92,7 +92,7 @@ def sweep(
             device=where,
             num_workers=running.workers,
             download=base.download,
-            on_step=bar.update,
+            on_step=bar.show,
             on_finished=write_report,
             outputs=OUTPUTS,
         ):

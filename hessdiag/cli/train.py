@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from hessdiag.cli import options
 from hessdiag.cli.method_options import StrengthOptions
 from hessdiag.metrics import metric_table
+from hessdiag.progress import Progress
 from hessdiag.settings import check, option
 from hessdiag.subject_options import DataOptions, DeviceOption, ModelOptions, SeedOption
 from hessdiag.training import methods
@@ -273,7 +274,7 @@ def _go(
             device=device,
             num_workers=running.workers,
             payload=payload,
-            on_step=lambda now: bar.update(now.step, now.num_steps, now.summary()),
+            on_step=lambda now: bar.show(Progress(now.step, now.num_steps, now.summary())),
             on_epoch=show_epoch,
             on_remark=console.note if writes else lambda _: None,
         )

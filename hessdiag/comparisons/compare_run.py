@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,10 +28,11 @@ from hessdiag.errors import InputError
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.losses.loss_spec import LossSpec
+from hessdiag.progress import Progress, Watch
 from hessdiag.seeds import stream
 from hessdiag.settings import settled
 from hessdiag.spectra.spectrum_result import Part, Report
-from hessdiag.spectra.spectrum_run import Progress, spectrum
+from hessdiag.spectra.spectrum_run import spectrum
 from hessdiag.spectra.spectrum_settings import EstimatorSettings, Settings
 
 
@@ -47,7 +48,7 @@ def compare(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     unchecked: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Watch | None = None,
     settings: EstimatorSettings | None = None,
     **changes: Any,
 ) -> Comparison:
@@ -92,7 +93,8 @@ def compare(
     def look(model: nn.Module, seed: int, runs_left: int) -> Report:
         def show(state: Progress) -> None:
             if on_progress is not None:
-                on_progress(Progress(done + state.passes, done + runs_left * state.expected))
+                expected = done + runs_left * state.expected
+                on_progress(Progress(done + state.done, expected, state.doing))
 
         return spectrum(
             model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from hessdiag.findings.reproduction_result import (
     StudyReport,
 )
 from hessdiag.linalg.paired import Difference
+from hessdiag.progress import Watch
 from hessdiag.training import folder, recipes, sweep
 from hessdiag.training.configure import configure
 from hessdiag.training.history import Epoch, Finished
@@ -89,7 +90,7 @@ def run(
     jobs: int = 1,
     device: torch.device | str = "cpu",
     download: bool = False,
-    on_step: Callable[[float, int, str], None] | None = None,
+    on_step: Watch | None = None,
 ) -> Generator[Reproduction]:
     """Train what is not trained yet, seed by seed, and report after each seed.
 
@@ -134,7 +135,7 @@ def _train(
     runs: Mapping[str, Config],
     place: Path,
     *,
-    on_step: Callable[[float, int, str], None] | None = None,
+    on_step: Watch | None = None,
     **work: Any,
 ) -> None:
     if not runs:

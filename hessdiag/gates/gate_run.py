@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,10 @@ from hessdiag.linalg.lanczos import LanczosResult
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Metric, Missing
 from hessdiag.metrics.metric_reading import Reading
+from hessdiag.progress import Watch
 from hessdiag.results import Result
 from hessdiag.sparsities.sparsity_run import sparsity
-from hessdiag.spectra.spectrum_run import Progress, spectrum
+from hessdiag.spectra.spectrum_run import spectrum
 
 BASELINE_PROBES = 256
 """Probes where no limits are set: a baseline has to be worth comparing with."""
@@ -48,7 +49,7 @@ def gate(
     max_probes: int = 1024,
     max_seconds: float | None = None,
     seed: int = 0,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Watch | None = None,
     **network: Any,
 ) -> GateReport:
     """Measure what the limits need, with probes until each limit is decided or a budget is spent.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -39,6 +39,7 @@ from hessdiag.landscapes.surfaces import make_axis, tabulate
 from hessdiag.linalg.driver import Request
 from hessdiag.linalg.trace import Probes, TraceSamples
 from hessdiag.losses.loss_spec import LossSpec
+from hessdiag.progress import Progress, Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin, LossName
 
 _PROBE_BUDGET = 1 << 30  # bytes of probes and their products asked for in one pass
@@ -63,7 +64,7 @@ def landscape(
     device: torch.device | str | None = None,
     unchecked: bool = False,
     seed: int = 0,
-    on_point: Callable[[int, int], None] | None = None,
+    on_point: Watch | None = None,
 ) -> Landscape:
     """Survey L, ‖Qᵀ G Q‖_F and ‖Qᵀ N Q‖_F at θ + a u + b v, a and b in [-radius, radius].
 
@@ -136,7 +137,7 @@ def landscape(
         for b in axis:
             points.append(survey.point(a, b) if a or b else origin)
             if on_point is not None:
-                on_point(len(points), resolution**2)
+                on_point(Progress(len(points), resolution**2, f"point {len(points)}"))
     surface = Surface(None, None, origin, **tabulate(points, resolution))
     risk = decomposition.risk
     found = Landscape(

@@ -8,7 +8,7 @@ away from the kinks; with β-GELU it fills bands of width 1/β along those.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from hessdiag.landscapes.surfaces import finite_or_nan, make_axis
 from hessdiag.metadata import ModelSpec
 from hessdiag.nets import models
 from hessdiag.nets.models import MLP
+from hessdiag.progress import Progress, Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin, LossName
 from hessdiag.seeds import stream
 
@@ -53,7 +54,7 @@ def compare(
     resolution: int = 161,
     radius: float = 1.0,
     seed: int = 0,
-    on_point: Callable[[int, int], None] | None = None,
+    on_point: Watch | None = None,
 ) -> Landscape:
     """Survey loss, ‖G‖_F and ‖N‖_F of the two weights, one surface for each activation.
 
@@ -89,7 +90,7 @@ def compare(
             rows.append(evaluate(network, chunk))
             if on_point is not None:
                 done = len(surfaces) * len(grid) + sum(map(len, rows))
-                on_point(done, num_points)
+                on_point(Progress(done, num_points, f"point {done}"))
         loss, gn_norm, nme_norm = np.concatenate(rows).T.reshape(3, resolution, resolution)
         origin = Point(*evaluate(network, torch.zeros(1, 2, dtype=grid.dtype))[0].tolist())
         surfaces.append(Surface(name, beta, origin, loss, gn_norm, nme_norm))

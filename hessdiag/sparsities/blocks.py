@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.linalg.trace import Estimate, Probes, TraceSamples
+from hessdiag.progress import Progress, Watch
 from hessdiag.seeds import stream
 
 _ROWS = 16  # probes in one pass over the data
@@ -19,7 +18,7 @@ def block_norms(
     *,
     num_probes: int,
     seed: int = 0,
-    on_progress: Callable[[float, float], None] | None = None,
+    on_progress: Watch | None = None,
 ) -> dict[str, Estimate]:
     """Estimate ‖N_ll‖_F for each parameter l, its diagonal block of N.
 
@@ -52,5 +51,5 @@ def block_norms(
             at = layout.slices[name]
             samples[name].add(row[None, at], product[None, at])
         if on_progress is not None:
-            on_progress(min(start + chunk, len(jobs)), len(jobs))
+            on_progress(Progress(min(start + chunk, len(jobs)), len(jobs), some[-1][0]))
     return {name: found.frobenius_norm() for name, found in samples.items()}

@@ -20,6 +20,7 @@ from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.nets.profiles import DEFAULT_THRESHOLD, check_threshold
+from hessdiag.progress import Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin, LossName, Seconds
 from hessdiag.sparsities.blocks import block_norms
 from hessdiag.sparsities.calls import Call, Decisions, watching
@@ -49,7 +50,7 @@ def sparsity(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
-    on_progress: Callable[[float, float], None] | None = None,
+    on_progress: Watch | None = None,
 ) -> Sparsity:
     """Measure φ'' at the pre-activations of every activation call.
 
@@ -69,7 +70,7 @@ def sparsity(
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
         seed: of the probes.
-        on_progress: called with (work done, work in all), in forward passes over a microbatch.
+        on_progress: called after each pass with the products done and to do.
 
     Raises:
         InputError: bad settings, data or network; a network without activations.

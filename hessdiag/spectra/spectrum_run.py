@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from hessdiag.linalg.driver import Algorithm, drive
 from hessdiag.linalg.lanczos import LanczosResult, gaussian_rows, lanczos
 from hessdiag.linalg.trace import Probes, TraceSamples, estimate_mean, hutchinson
 from hessdiag.losses.loss_spec import LossSpec
+from hessdiag.progress import Progress, Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin
 from hessdiag.seeds import stream
 from hessdiag.settings import settled
@@ -47,14 +47,6 @@ EigenvalueRule = Callable[[str, LanczosResult], bool]
 """Says of a part's eigenvalues, once they have converged, whether they are known well enough."""
 
 
-@dataclass
-class Progress:
-    """Where a run stands: ``passes`` done (a fraction within one) of about ``expected``."""
-
-    passes: float = 0.0
-    expected: float = 1.0
-
-
 @undisturbed()
 def spectrum(
     model: nn.Module,
@@ -69,7 +61,7 @@ def spectrum(
     unchecked: bool = False,
     enough: StoppingRule | None = None,
     sharp: EigenvalueRule | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Watch | None = None,
     settings: Settings | None = None,
     **changes: Any,
 ) -> Report:
@@ -315,7 +307,7 @@ def _part(
 class _Ticker:
     """Turns microbatches and passes into Progress, guessing the passes still to come."""
 
-    def __init__(self, callback: Callable[[Progress], None] | None) -> None:
+    def __init__(self, callback: Watch | None) -> None:
         self.callback = callback
         self.passes = 0
         self.microbatches = 0  # of the pass under way
@@ -343,4 +335,4 @@ class _Ticker:
         if self.callback is not None:
             fraction = self.microbatches / self.per_pass if self.per_pass else 0.0
             done = self.passes + min(fraction, 1.0)
-            self.callback(Progress(done, max(self.at_least, 1.15 * done)))
+            self.callback(Progress(done, max(self.at_least, 1.15 * done), f"pass {int(done) + 1}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -11,6 +11,7 @@ from hessdiag.errors import InputError
 from hessdiag.nets import activations
 from hessdiag.nets.models import batch_norms
 from hessdiag.nets.profiles import profile
+from hessdiag.progress import Progress, Watch
 from hessdiag.results import Seconds
 from hessdiag.sparsities.sparsity_result import Network, Sparsity, Study, qualified
 from hessdiag.sparsities.sparsity_run import sparsity
@@ -24,7 +25,7 @@ def study(
     with_initial: bool = True,
     threshold: float,
     seed: int = 0,
-    on_progress: Callable[[float, float, str], None] | None = None,
+    on_progress: Watch | None = None,
     **options: Any,
 ) -> Sparsity:
     """Study the subject's activation, once as it is or once for each β.
@@ -35,7 +36,7 @@ def study(
         with_initial: whether to look at the network before training, given a checkpoint.
         threshold: τ.
         seed: of weights whose seed the checkpoint does not tell, and of probes.
-        on_progress: called with (networks done, networks in all, activation).
+        on_progress: called with the networks done and to do, and the activation.
         **options: passed on to :func:`hessdiag.sparsities.sparsity_run.sparsity`.
 
     Raises:
@@ -61,12 +62,12 @@ def study(
         if kind not in kinds:
             return None
 
-        def show(part: float, whole: float) -> None:
+        def show(now: Progress) -> None:
             if on_progress is not None:
                 name = activations.label(at.spec.activation or at.spec.name, at.spec.beta)
-                on_progress(len(looks) + part / whole, total, name)
+                on_progress(Progress(len(looks) + now.done / now.expected, total, name))
 
-        show(0, 1)
+        show(Progress(0, 1))
         network = at if kind == "trained" else at.initialised(seed)
         looks.append(
             sparsity(
@@ -90,7 +91,7 @@ def study(
         shape = None if name is None else profile(name, beta, dtype=at.dtype, threshold=threshold)
         studies.append(Study(name, beta, shape, look("initial", at), look("trained", at)))
     if on_progress is not None:
-        on_progress(total, total, "")
+        on_progress(Progress(total, total))
     whole = replace(
         looks[0],
         activations=tuple(studies),

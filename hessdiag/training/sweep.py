@@ -13,6 +13,7 @@ import torch
 from hessdiag.errors import InputError
 from hessdiag.metadata import ModelSpec
 from hessdiag.nets import activations, models
+from hessdiag.progress import Progress, Watch
 from hessdiag.training import folder, loop, methods, state
 from hessdiag.training.configure import configure
 from hessdiag.training.feeds import Data
@@ -83,7 +84,7 @@ def run(
     device: torch.device | str = "cpu",
     num_workers: int = 0,
     download: bool = False,
-    on_step: Callable[[float, int, str], None] | None = None,
+    on_step: Watch | None = None,
     on_finished: Callable[[Finished], None] = lambda _: None,
     outputs: Sequence[str] = (),
 ) -> Generator[Sweep]:
@@ -98,7 +99,7 @@ def run(
         device: where to train.
         num_workers: processes that decode streamed images.
         download: whether torchvision may download the data.
-        on_step: called with (runs done, a fraction of one included; runs to be done; name).
+        on_step: called with the runs done and to do, and the name of the one under way.
         on_finished: called after each run that came to its end.
         outputs: names of the files that it writes; a run without them is not finished.
 
@@ -123,7 +124,8 @@ def run(
 
     def report(standing: Standing) -> None:
         if on_step is not None:
-            on_step(done + standing.step / standing.num_steps, len(left), left[done].name)
+            part = standing.step / standing.num_steps
+            on_step(Progress(done + part, len(left), left[done].name))
 
     with folder.owned(out):
         for name, trial in trials.items():

@@ -15,8 +15,8 @@ from hessdiag import Comparison, InputError, Report
 from hessdiag.comparisons.compare_run import check_same_data, compare_reports
 from hessdiag.linalg.trace import Probes
 from hessdiag.parts import PARTS
+from hessdiag.progress import Progress
 from hessdiag.spectra.spectrum_plan import make_plan
-from hessdiag.spectra.spectrum_run import Progress
 from hessdiag.spectra.spectrum_settings import Settings
 from tests.cases import BY_NAME, labels, mlp, normal, seeded, split
 from tests.oracles import Dense, dense

@@ -168,14 +168,14 @@ def test_the_batches_are_of_no_account():
 
 
 def test_the_result_says_what_it_is():
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[float, float]] = []
     found = survey(
         BY_NAME["mlp-gelu"],
         resolution=3,
         radius=0.25,
         params=["fc1.*", "fc2.*"],
         seed=5,
-        on_point=lambda done, total: seen.append((done, total)),
+        on_point=lambda now: seen.append((now.done, now.expected)),
     )
     assert seen == [(k, 9) for k in range(1, 10)]
     assert found.a.tolist() == found.b.tolist() == [-0.25, 0.0, 0.25]

@@ -10,6 +10,7 @@ import hessdiag
 from hessdiag.errors import InputError
 from hessdiag.landscapes import two_weights
 from hessdiag.landscapes.planes import Plane
+from hessdiag.progress import Progress
 from tests.cases import normal
 from tests.oracles import dense
 
@@ -104,8 +105,9 @@ def test_the_peaks_grow_with_beta_and_the_area_under_them_stays():
 def test_how_points_are_cut_is_of_no_account(monkeypatch):
     whole = two_weights.compare(resolution=9)
     monkeypatch.setattr(two_weights, "_CHUNK", 10)
-    seen: list[tuple[int, int]] = []
-    cut = two_weights.compare(resolution=9, on_point=lambda *at: seen.append(at))
+    states: list[Progress] = []
+    cut = two_weights.compare(resolution=9, on_point=states.append)
+    seen = [(now.done, now.expected) for now in states]
     for one, other in zip(whole.surfaces, cut.surfaces, strict=True):
         np.testing.assert_allclose(one.nme_norm, other.nme_norm, rtol=1e-12)
     assert seen[-1] == (162, 162)

@@ -148,7 +148,7 @@ def test_neither_is_the_number_of_probes_in_a_pass(monkeypatch: pytest.MonkeyPat
     usual = block_norms(dec, num_probes=5, seed=3)
     monkeypatch.setattr("hessdiag.sparsities.blocks._BYTES", 1)
     passes: list[float] = []
-    single = block_norms(dec, num_probes=5, seed=3, on_progress=lambda n, _: passes.append(n))
+    single = block_norms(dec, num_probes=5, seed=3, on_progress=lambda now: passes.append(now.done))
     assert passes == list(range(1, 31))
     assert same(usual, single)
 
@@ -171,7 +171,7 @@ def test_progress_reaches_its_total(num_probes: int):
     block_norms(
         decompose("mlp", "gelu"),
         num_probes=num_probes,
-        on_progress=lambda done, total: steps.append((done, total)),
+        on_progress=lambda now: steps.append((now.done, now.expected)),
     )
     total = 6 * num_probes
     assert steps[-1] == (total, total)

@@ -46,7 +46,7 @@ def test_the_blocks_of_n_have_their_names_and_norms():
         loss=loss,
         with_nme=True,
         num_probes=100,
-        on_progress=lambda *at: seen.append(at),
+        on_progress=lambda now: seen.append((now.done, now.expected)),
     )
     assert found.block_norms is not None
     assert list(found.block_norms) == [name for name, _ in model.named_parameters()]

@@ -137,7 +137,7 @@ def test_progress_reaches_its_total(path: str, betas: tuple[float, ...], with_nm
         betas,
         with_nme=with_nme,
         num_probes=1,
-        on_progress=lambda done, total, _: seen.append((done, total)),
+        on_progress=lambda now: seen.append((now.done, now.expected)),
     )
     assert {total for _, total in seen} == {2 * max(len(betas), 1)}
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hessdiag.errors import InputError
+from hessdiag.progress import Progress
 from hessdiag.training import folder, loop, methods, state, sweep, sweep_result
 from hessdiag.training.trials import Sweep
 from tests import sweeps
@@ -199,8 +200,9 @@ def test_the_sweep_is_known_after_each_run(tmp_path: Path):
 
 
 def test_progress_counts_runs(tmp_path: Path):
-    seen: list[tuple[float, int, str]] = []
-    finish(plan("none", "sam"), tmp_path, on_step=lambda *progress: seen.append(progress))
+    states: list[Progress] = []
+    finish(plan("none", "sam"), tmp_path, on_step=states.append)
+    seen = [(now.done, now.expected, now.doing) for now in states]
     assert [done for done, _, _ in seen] == [k / 4 for k in range(1, 9)]  # two batches, two epochs
     assert {(total, name) for _, total, name in seen[:4]} == {(2, "none-gelu-seed=0")}
 
@@ -224,8 +226,8 @@ class Stopped(BaseException):
 def test_a_run_that_was_begun_goes_on_to_the_same_bytes(tmp_path: Path, step: int):
     planned = plan("sam")
 
-    def stop(done: float, _total: int, _name: str) -> None:
-        if done == step / 4:
+    def stop(now: Progress) -> None:
+        if now.done == step / 4:
             raise Stopped
 
     with pytest.raises(Stopped):
@@ -233,7 +235,7 @@ def test_a_run_that_was_begun_goes_on_to_the_same_bytes(tmp_path: Path, step: in
     place = tmp_path / "stopped" / planned.trials[0].name
     assert (place / state.CURRENT).exists() == (step == 3)
     seen: list[float] = []
-    finish(planned, tmp_path / "stopped", on_step=lambda done, *_: seen.append(done))
+    finish(planned, tmp_path / "stopped", on_step=lambda now: seen.append(now.done))
     assert seen[0] == (1 if step == 1 else 3) / 4
     finish(planned, tmp_path / "whole")
     assert content(place) == content(tmp_path / "whole" / place.name)
