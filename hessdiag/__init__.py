@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hessdiag.comparisons.compare_result import Comparison
     from hessdiag.comparisons.compare_run import compare, compare_reports
     from hessdiag.curvature.decomposition import Decomposition, Products
+    from hessdiag.curvature.scaled_curvature import class_traces, preconditioned_lambda_max
     from hessdiag.errors import InputError
     from hessdiag.gates.gate_result import GateReport
     from hessdiag.gates.gate_run import gate
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "class_traces": "hessdiag.curvature.scaled_curvature",
+    "preconditioned_lambda_max": "hessdiag.curvature.scaled_curvature",
     "Blocks": "hessdiag.block_maps.blocks_result",
     "blocks": "hessdiag.block_maps.blocks_run",
     "Comparison": "hessdiag.comparisons.compare_result",
@@ -76,12 +79,14 @@ __all__ = [
     "Sparsity",
     "__version__",
     "blocks",
+    "class_traces",
     "compare",
     "compare_reports",
     "gate",
     "joined",
     "landscape",
     "methods",
+    "preconditioned_lambda_max",
     "profile",
     "sparsity",
     "spectrum",

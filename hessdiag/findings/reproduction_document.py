@@ -73,7 +73,7 @@ def _items(finding: Reproduced) -> Iterator[Item]:
         caption = f"{finding.claim} ({finding.source}). {study.summary}"
         header = ["statement", "verdict", "mean", "interval", "claimed", "seeds"]
         yield Table(header, rows, caption, words=2)
-        yield _chart(study)
+        yield _chart(finding, study)
     yield _sketch(finding)
 
 
@@ -87,7 +87,7 @@ def _row(judged: Judged) -> Row:
     return Row([*cells, Count(found.count)], "best" if judged.verdict == SHOWN else "")
 
 
-def _chart(study: StudyReport) -> Chart:
+def _chart(finding: Reproduced, study: StudyReport) -> Chart:
     curves: dict[str, list[tuple[float, float, float]]] = {}
     for point in study.points:
         if point.value is not None:
@@ -102,7 +102,8 @@ def _chart(study: StudyReport) -> Chart:
     scale = "symlog" if min(values) == 0 else "log"
     least = min((value for value in values if value > 0), default=1.0)
     axis = Axis(study.axis, scale, min(values), max(values), threshold=least / 2)
-    return Chart("found, ± standard error", axis, Axis(study.statistic, "linear"), drawn)
+    title = f"{finding.number} {finding.name}: found, ± standard error"
+    return Chart(title, axis, Axis(study.statistic, "linear"), drawn)
 
 
 def _sketch(finding: Reproduced) -> Chart:
@@ -111,7 +112,8 @@ def _sketch(finding: Reproduced) -> Chart:
         for index, (label, curve) in enumerate(finding.sketch.items())
     ]
     axis = Axis(finding.studies[0].axis, "linear", whole=True)
-    return Chart("claimed, a sketch", axis, Axis("no unit", "linear"), curves)
+    title = f"{finding.number} {finding.name}: claimed, a sketch"
+    return Chart(title, axis, Axis("no unit", "linear"), curves)
 
 
 def _failures(found: Reproduction) -> Iterator[str]:

@@ -153,7 +153,7 @@ def test_each_recipe_of_the_papers_takes_three_steps(recipe: str, tmp_path: Path
     finding = FINDINGS[10 if recipe.startswith("finetune") else 9]
     design = next(d for d in finding.designs["paper"] if d.recipe == recipe)
     shrunk = {"data": data, "batch_size": 2, "epochs": 1, "init": "fresh"}
-    plan = Plan([finding], "paper", (0,), shrunk, {"num_samples": 6, "track": ()})
+    plan = Plan([finding], "paper", (0,), shrunk, {"num_samples": 7, "track": ()})
     config = [*plan.configs(design, 0).values()][-1]  # a regularised one
     (tmp_path / "run").mkdir()
     finished = loop.train(config, *loop.load_data(config), out=tmp_path / "run")
