@@ -86,11 +86,6 @@ class SweepCell(Struct, frozen=True):
         """All that it chooses but its activation."""
         return {**self.strengths, **({} if self.beta is None else {"beta": self.beta})}
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether nothing is known of it but that runs failed."""
-        return self.accuracy is None and any(run.failure is not None for run in self.runs)
-
 
 class SweepReport(Measured, frozen=True, kw_only=True, tag="hessdiag.sweep/1"):
     """A grid of runs, done or to be done.

@@ -1,5 +1,6 @@
 """The command line in this process, and small checkpoints and data to give to it."""
 
+import importlib
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -14,6 +15,7 @@ import safetensors.torch
 import torch
 
 from hessdiag.__main__ import main
+from tests import foreign
 
 FAST = ("--num-samples", 20, "--num-probes", 2, "--top-k", 1, "--no-density")
 """Options of a spectrum that takes no time."""
@@ -94,3 +96,21 @@ def plain(path: Path, **shapes: tuple[int, ...]) -> Path:
     """Write tensors of these shapes that say nothing of themselves."""
     safetensors.torch.save_file({name: torch.ones(shape) for name, shape in shapes.items()}, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of such files, with a module of factories beside them."""
+    folder = tmp_path_factory.mktemp("foreign")
+    (folder / "own.py").write_text(foreign.FACTORIES)
+    words = torch.randint(5, 95, (400,), generator=torch.Generator().manual_seed(0))
+    (folder / "t.txt").write_text(" ".join(foreign.WORDS[word] for word in words.tolist()))
+    return folder
+
+
+@pytest.fixture
+def own(place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    return foreign.quietly(lambda: importlib.import_module("own"))

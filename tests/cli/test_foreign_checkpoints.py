@@ -1,8 +1,5 @@
 """One command each, on files that other libraries wrote."""
 
-import importlib
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +12,6 @@ from tests import foreign
 from tests.cli.conftest import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-FAST = ("--num-probes", 2, "--top-k", 1, "--no-density", "--quiet", "--json", "-")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of such files, with a module of factories beside them."""
-    folder = tmp_path_factory.mktemp("foreign")
-    (folder / "own.py").write_text(foreign.FACTORIES)
-    return folder
-
-
-@pytest.fixture
-def own(place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.chdir(place)
-    monkeypatch.syspath_prepend(place)
-    monkeypatch.delitem(sys.modules, "own", raising=False)
-    return foreign.quietly(lambda: importlib.import_module("own"))
-
-
-def spectrum(run: Run, *args: Any) -> dict[str, Any]:
-    outcome = run("spectrum", *args, *FAST)
-    assert outcome.code == 0, outcome.err
-    report = json.loads(outcome.out)
-    assert set(report["parts"]) == {"hessian", "gn", "nme"}
-    return report
 
 
 def test_a_checkpoint_of_lightning(run: Run, place: Path, own: Any) -> None:
@@ -47,7 +19,7 @@ def test_a_checkpoint_of_lightning(run: Run, place: Path, own: Any) -> None:
     x, y = own.points()
     loss = float(F.cross_entropy(module(x), y))
     for model in ("own:Lit", "own:net"):  # by its class, or by the network within
-        report = spectrum(run, "lit.ckpt", "--model", model, "--data", "own:points")
+        report = foreign.spectrum(run, "lit.ckpt", "--model", model, "--data", "own:points")
         assert report["loss"]["value"] == pytest.approx(loss, rel=1e-5)
     assert any("names without net." in note for note in report["notes"])
 
@@ -62,7 +34,7 @@ def test_a_checkpoint_of_timm_and_its_average(run: Run, place: Path, own: Any) -
         model.load_state_dict(state)
         loss = float(F.cross_entropy(model(x), y))
         args = ("--model", "timm:test_efficientnet", "--data", "own:images", *options)
-        report = spectrum(run, "timm/last.pth.tar", *args)
+        report = foreign.spectrum(run, "timm/last.pth.tar", *args)
         assert report["loss"]["value"] == pytest.approx(loss, rel=1e-4)
 
 
@@ -73,14 +45,14 @@ def test_a_network_of_torchvision(run: Run, place: Path, own: Any) -> None:
     x, y = own.images()
     loss = float(F.cross_entropy(model(x), y))
     named = ("--model", "torchvision:mobilenet_v3_small", "--data", "own:images")
-    report = spectrum(run, "mobile.pth", *named)
+    report = foreign.spectrum(run, "mobile.pth", *named)
     assert report["loss"]["value"] == pytest.approx(loss, rel=1e-4)
 
 
 def test_a_factory_that_brings_its_weights(run: Run, place: Path, own: Any) -> None:
     x, y = own.points()
     loss = float(F.cross_entropy(own.net()(x), y))
-    report = spectrum(run, "--model", "own:net", "--data", "own:points")
+    report = foreign.spectrum(run, "--model", "own:net", "--data", "own:points")
     assert report["loss"]["value"] == pytest.approx(loss, rel=1e-5)
     for args in ((), ("--model", "mlp-4"), ("--model", "own:net", "--ema")):
         assert run("spectrum", *args, "--data", "own:points").code == 2
