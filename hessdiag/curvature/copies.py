@@ -22,7 +22,7 @@ from hessdiag.errors import InputError
 Memo = dict[int, Any]
 """Copies by the ``id`` of what they are copies of, as ``copy.deepcopy`` keeps them."""
 _WITHIN = ("_orig_mod", "_forward_module")  # of torch.compile and of Lightning Fabric
-_SHARDED = ("FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine", "DTensor")
+_SHARDED = ("FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine")
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -110,6 +110,8 @@ def memories(model: nn.Module) -> dict[int, str]:
     spans: dict[int, list[tuple[int, int, str]]] = {}
     for name, tensor in model.named_parameters():
         if tensor.requires_grad and not tensor.is_meta and tensor.numel():
+            if (whole := getattr(tensor, "to_local", None)) is not None:  # of a DTensor
+                tensor = whole()  # noqa: PLW2901
             start = int(tensor.storage_offset())
             extent = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
             span = start, start + extent, name
@@ -186,8 +188,6 @@ def _rebound(value: Any, memo: Mapping[int, Any]) -> Any:
 
 
 def _check_there(name: str, parameter: Tensor) -> None:
-    if type(parameter).__name__ in _SHARDED:
-        raise _sharded(f"{name} is a {type(parameter).__name__}")
     if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
         raise InputError(
             "a weight has no shape yet",
@@ -204,8 +204,8 @@ def _check_there(name: str, parameter: Tensor) -> None:
 
 def _sharded(got: str) -> InputError:
     return InputError(
-        "the network is spread over several processes",
+        "the network is wrapped by what hides its weights and their derivatives",
         got=got,
-        wanted="a network that each process holds whole",
-        hint="gather its weights first, such as by FSDP's full state dict",
+        wanted="the module within, or one whose parameters are plain DTensors",
+        hint="load its full state dict into the module, and pass that with shard=True",
     )

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,15 @@ from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.linalg.operator import Operator
+from hessdiag.linalg.space import FlatSpace, normal
 from hessdiag.linalg.vectors import Layout, all_finite
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.losses.output_loss import Targets
 from hessdiag.parts import PARTS
 from hessdiag.seeds import stream
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _LINEAR = (
     "the loss is linear in the network's outputs, so that G = 0 and H = N: let the network return "
@@ -78,6 +82,9 @@ class Decomposition:
         bn: "eval", or "batch" to normalise by the statistics of each batch as given.
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
+        shard: mesh over whose last dimension each parameter is cut, its examples dealt over all of
+            it; None for a network that every process holds whole, or whose parameters are DTensors.
+            Vectors then hold this process's part, in the order of :attr:`layout`.
         unchecked: go on where the network's derivatives are found wrong, see :attr:`truth`.
         on_microbatch: called after each microbatch of a pass, for progress.
 
@@ -105,6 +112,7 @@ class Decomposition:
         bn: str = "eval",
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        shard: DeviceMesh | None = None,
         unchecked: bool = False,
         on_microbatch: Callable[[], None] | None = None,
     ) -> None:
@@ -117,6 +125,7 @@ class Decomposition:
             bn=bn,
             dtype=dtype,
             device=device,
+            shard=shard,
         )
         self.on_microbatch = on_microbatch
         self.unchecked = unchecked
@@ -134,7 +143,12 @@ class Decomposition:
     @property
     def num_parameters(self) -> int:
         """The dimension n."""
-        return self.layout.size
+        return self.risk.num_parameters
+
+    @property
+    def space(self) -> FlatSpace:
+        """The space that its vectors lie in."""
+        return self.risk.space
 
     def displaced(self, vector: Tensor) -> Decomposition:
         """Make the decomposition at θ + ``vector``, flat ``(n,)``; this one stays as it is."""
@@ -170,13 +184,13 @@ class Decomposition:
         wanted = set(parts)
         for part in wanted.difference(PARTS):
             raise unknown("part", part, PARTS)
-        if v.ndim not in (1, 2) or v.shape[-1] != self.num_parameters:
+        if v.ndim not in (1, 2) or v.shape[-1] != self.layout.size:
             raise InputError(
                 "the vector does not fit the parameters",
                 got=f"shape {tuple(v.shape)}",
-                wanted=f"({self.num_parameters},) or (k, {self.num_parameters})",
+                wanted=f"({self.layout.size},) or (k, {self.layout.size})",
             )
-        rows = v.to(self.risk.device, self.risk.dtype).reshape(-1, self.num_parameters)
+        rows = v.to(self.risk.device, self.risk.dtype).reshape(-1, self.layout.size)
         (answer,) = self.answer([Request(rows, wanted)])
         found = {part: answer[part].reshape(v.shape) if part in wanted else None for part in PARTS}
         return Products(**found)
@@ -215,15 +229,15 @@ class Decomposition:
         sums = [Sums(request) for request in requests]
         is_linear = True
         tally = torch.zeros(5, dtype=torch.float64, device=self.risk.device)
-        gradient = torch.zeros(self.num_parameters, dtype=self.risk.dtype, device=self.risk.device)
-        with exact_kernels():
-            for x, y in self.risk.microbatches(shared=True):
+        gradient = torch.zeros(self.layout.size, dtype=self.risk.dtype, device=self.risk.device)
+        with exact_kernels(), self.risk.network.gathering():
+            for x, y, counts in self.risk.dealt():
                 if self.truth is None and self._few is None:
                     self._few = few_examples(x, y)
-                local = Linearisation(self.risk, x, y)
+                local = Linearisation(self.risk, x, y, counts=counts)
                 at = local.at_output
                 found = local.total, at.weight, len(y), at.num_counted, at.num_correct or 0
-                tally += tally.new_tensor(found)
+                tally += counts * tally.new_tensor(found)
                 is_linear &= at.is_linear
                 if self._gradient is None:
                     local.check_loss()
@@ -235,8 +249,7 @@ class Decomposition:
                 if self.on_microbatch is not None:
                     self.on_microbatch()
         products = [rows for request in sums for rows in request.rows.values()]
-        for tensor in (tally, gradient, *products):
-            processes.add_up(tensor)
+        self._add_up(tally, [gradient, *products])
         total, weight, num_examples, num_counted, num_correct = tally.tolist()
         if weight == 0:
             raise InputError("no target counts", got="every target ignored, or weights of zero")
@@ -256,7 +269,20 @@ class Decomposition:
             self._check_truth()
         return answers
 
+    def _add_up(self, tally: Tensor, vectors: Sequence[Tensor]) -> None:
+        """Sum over the processes what each found on its examples, in place."""
+        if (sharding := self.risk.sharding) is None:
+            for tensor in (tally, *vectors):
+                processes.add_up(tensor)
+            return
+        processes.add_up(tally, sharding.dealing.groups)
+        for tensor in vectors:
+            processes.add_up(tensor, sharding.replicas)
+
     def _check_truth(self) -> None:
+        if self.risk.sharding is not None:
+            self.truth, self._few = Truth(reason="no process holds the network whole"), None
+            return
         truth = check(self.risk, *self._few) if processes.is_first() and self._few else None
         self.truth, self._few = processes.agreed(truth), None
         if self.truth is not None and not self.unchecked:
@@ -271,10 +297,11 @@ class Decomposition:
         """
         x, y = next(iter(self.risk.microbatches()))
         generator = torch.Generator().manual_seed(stream(seed, "residual"))
-        v = torch.randn(self.num_parameters, generator=generator, dtype=torch.float64)
-        parts = self.layout.unflatten(v.to(self.risk.device, self.risk.dtype))
+        v = torch.empty(1, self.layout.size, dtype=self.risk.dtype, device=self.risk.device)
+        self.space.fill(v, normal, generator)
+        parts = self.layout.unflatten(v[0])
         parameters = list(self.risk.parameters.values())
-        with exact_kernels():
+        with exact_kernels(), self.risk.network.gathering():
             gn, nme = Linearisation(self.risk, x, y).products(parts, gn=True, nme=True)
             total = self.risk.loss.at(self.risk.outputs(x), y).total
             gradient = torch.autograd.grad(
@@ -292,8 +319,7 @@ class Decomposition:
         assert nme is not None
         direct = self.layout.flatten(hessian)
         difference = direct - self.layout.flatten(gn) - self.layout.flatten(nme)
-        scale = float(direct.norm(dtype=torch.float64))
-        size = float(difference.norm(dtype=torch.float64))
+        scale, size = (self.space.norm(vector) for vector in (direct, difference))
         return size / scale if scale else size
 
     def _check_unchanged(self, loss: float, num_examples: int) -> None:
@@ -325,7 +351,7 @@ class PartOperator(Operator):
 
     def __init__(self, decomposition: Decomposition, part: str) -> None:
         self.decomposition, self.part = decomposition, part
-        self.size = decomposition.num_parameters
+        self.size = decomposition.layout.size
         self.dtype, self.device = decomposition.risk.dtype, decomposition.risk.device
 
     def matmat(self, rows: Tensor) -> Tensor:

@@ -29,6 +29,12 @@ class Linearisation:
     Cost: about one gradient to build and three times a gradient's memory; then, in gradients,
     about 3 for both products, 2 for one.
 
+    Args:
+        risk: the network and its loss.
+        x: inputs.
+        y: targets.
+        counts: whether they do; the products of those that do not are zero, at the same cost.
+
     Attributes:
         outputs: z.
         at_output: the loss, its cotangent and its output Hessian.
@@ -40,7 +46,10 @@ class Linearisation:
         InputError: an operation has no second derivative.
     """
 
-    def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> None:
+    def __init__(
+        self, risk: EmpiricalRisk, x: Any, y: Tensor | Targets, *, counts: bool = True
+    ) -> None:
+        self._scale = 1.0 if counts else 0.0
         self._parameters = list(risk.parameters.values())
         self.outputs = risk.outputs(x)
         self._check_loss = partial(risk.loss.check, self.outputs.detach(), y)
@@ -56,7 +65,8 @@ class Linearisation:
                 got=f"{self.total} over a microbatch of {len(y)}",
                 hint="the outputs of the network overflow, or its inputs do",
             )
-        self._c = exact.cotangent.detach().to(self.outputs.dtype).requires_grad_()
+        cotangent = self._scale * exact.cotangent.detach()
+        self._c = cotangent.to(self.outputs.dtype).requires_grad_()
         with _naming_the_operation():
             s = torch.autograd.grad(
                 self.outputs, self._parameters, self._c, create_graph=True, materialize_grads=True
@@ -111,7 +121,7 @@ class Linearisation:
         nme_products = list(derivatives[: len(self._parameters)]) if nme else None
         if not gn:
             return None, nme_products
-        u = self.at_output.hessian(derivatives[-1])
+        u = self._scale * self.at_output.hessian(derivatives[-1])
         gn_products = torch.autograd.grad(
             self.outputs, self._parameters, u, retain_graph=True, materialize_grads=True
         )

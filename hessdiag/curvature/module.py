@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 import fnmatch
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,11 @@ from hessdiag.curvature.calling import OneType, eager_calls, refusal, without_ch
 from hessdiag.curvature.copies import Memo, memories, private_copy
 from hessdiag.curvature.kernels import undisturbed
 from hessdiag.errors import InputError, is_out_of_memory, unknown
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from hessdiag.curvature.shards import Sharding
 
 BN_MODES = ("eval", "batch")
 
@@ -35,9 +40,12 @@ class Network:
         bn: "eval" uses BatchNorm's running statistics, "batch" those of each batch as given.
         dtype: float32 or float64; None for that of the parameters, or float32 for a narrower one.
         device: None for that of the parameters.
+        shard: mesh over whose last dimension each parameter is cut; None for a network that every
+            process holds whole, or whose parameters are DTensors.
 
     Attributes:
         source: the module as it was given.
+        sharding: how parameters lie over processes; None where they are whole.
         module: the copy, with dropout off.
         parameters: θ by name.
         notes: what its user should know of the copy.
@@ -55,6 +63,8 @@ class Network:
         bn: str = "eval",
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        shard: DeviceMesh | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
         if bn not in BN_MODES:
             raise unknown("BatchNorm mode", bn, BN_MODES)
@@ -76,9 +86,12 @@ class Network:
                 kind = torch.promote_types(kind, torch.complex64)
             elif not tensor.is_floating_point():
                 kind = None
+            if self.sharding is not None:
+                tensor = self.sharding.local(tensor)
             return tensor.detach().to(device, kind).clone()
 
-        self.source = model
+        self.source, self.shard = model, shard
+        self.sharding = sharding or _sharding(model, shard)
         with undisturbed():
             self._copy(model, place, {})
             self.parameters = self._choose(params)
@@ -107,7 +120,7 @@ class Network:
 
     def in_type(self, dtype: torch.dtype) -> Network:
         """Make the same network computed in another floating type; this one stays."""
-        return Network(self.module, bn=self.bn, dtype=dtype)
+        return Network(self.module, bn=self.bn, dtype=dtype, sharding=self.sharding)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module, with a graph to :attr:`parameters` if gradients are enabled.
@@ -136,8 +149,13 @@ class Network:
             eager_calls(self.dtype),
             without_checkpointing(),
             OneType(self.dtype, self.foreign),
+            self.sharding.gathering() if self.sharding else nullcontext(),
         ):
             yield
+
+    def gathering(self) -> AbstractContextManager[None]:
+        """Within the block, graphs of calls keep shards, and gather them again as they go back."""
+        return self.sharding.gathered.again() if self.sharding else nullcontext()
 
     def _copy(self, model: nn.Module, place: Callable[[Tensor], Tensor], memo: Memo) -> None:
         """Copy the module; note which tensors must not be used in a call."""
@@ -156,6 +174,8 @@ class Network:
             return result
 
         self.module = private_copy(model, placed, memo)
+        if self.sharding is not None:
+            self.sharding = self.sharding.follow((t, memo[id(t)]) for t in model.parameters())
         for own in map(vars, self.module.modules()):  # no part of the function that the module is
             own["_backward_hooks"].clear()
             own["_backward_pre_hooks"].clear()
@@ -249,6 +269,14 @@ class Network:
                     hint="run the network once on its data, so that its weights are settled",
                 )
         self._settled = True
+
+
+def _sharding(model: nn.Module, shard: DeviceMesh | None) -> Sharding | None:
+    if shard is None and not any(type(p).__name__ == "DTensor" for p in model.parameters()):
+        return None
+    from hessdiag.curvature.shards import Sharding  # seconds to import
+
+    return Sharding.of(model, shard)
 
 
 def _check_batch_norm(model: nn.Module, bn: str) -> None:

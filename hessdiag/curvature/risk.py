@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,16 @@ from hessdiag.curvature.heads import OutputSpec, completed, is_causal, resolve_f
 from hessdiag.curvature.module import Network
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
+from hessdiag.linalg.space import FLAT
 from hessdiag.linalg.vectors import Layout
 from hessdiag.losses.any_loss import AnyLoss
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.losses.output_loss import Targets
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from hessdiag.curvature.shards import Sharding
 
 
 class EmpiricalRisk:
@@ -38,6 +44,7 @@ class EmpiricalRisk:
         bn: "eval" uses BatchNorm's running statistics, "batch" those of each batch as given.
         dtype: floating type to compute in; None for that of the parameters.
         device: None for that of the parameters.
+        shard: mesh over which the parameters are cut, see :class:`Network`.
 
     Raises:
         InputError: see :class:`hessdiag.curvature.module.Network`.
@@ -54,8 +61,11 @@ class EmpiricalRisk:
         bn: str = "eval",
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        shard: DeviceMesh | None = None,
     ) -> None:
-        self.network = Network(model, params=params, bn=bn, dtype=dtype, device=device)
+        self.network = Network(
+            model, params=params, bn=bn, dtype=dtype, device=device, shard=shard
+        )
         self.batches = repeatable(batches)
         self.output = output
         self.loss = resolve_for(self.model, loss)
@@ -65,6 +75,7 @@ class EmpiricalRisk:
             self.loss.belongs_to(model.parameters(), one_batch=one_batch)
         self.layout = Layout.of(self.parameters)
         self._twin: EmpiricalRisk | None = None  # in another floating type
+        self.space = FLAT if self.sharding is None else self.sharding.space(self.parameters)
 
     @property
     def model(self) -> nn.Module:
@@ -75,6 +86,16 @@ class EmpiricalRisk:
     def parameters(self) -> dict[str, Tensor]:
         """θ by name: leaves that require a gradient."""
         return self.network.parameters
+
+    @property
+    def sharding(self) -> Sharding | None:
+        """How the parameters lie over processes; None where each holds them whole."""
+        return self.network.sharding
+
+    @property
+    def num_parameters(self) -> int:
+        """The dimension n of θ, of all its shards together."""
+        return self.space.size(torch.empty(0, self.layout.size))
 
     @property
     def bn(self) -> str:
@@ -117,6 +138,7 @@ class EmpiricalRisk:
             bn=network.bn,
             dtype=torch.float64,
             device=network.device,
+            shard=network.shard,
         )
         wide._twin = None
         return wide
@@ -127,16 +149,46 @@ class EmpiricalRisk:
         Args:
             shared: take turns with the other processes, so that each batch is one's alone.
         """
-        empty = True
-        for index, batch in enumerate(self.batches):
-            x, y = self._reader.read(batch)
-            empty = False
+        for index, (x, y) in enumerate(self._read()):
             if shared and not processes.is_mine(index):
                 continue
-            y = _moved(y, self.device, self.dtype)
-            yield completed(self.model, self._moved(x), y), y
+            yield self._placed(x, y)
+
+    def dealt(self) -> Iterator[tuple[Any, Tensor | Targets, bool]]:
+        """Yield this process's (x, y) likewise, and whether they count.
+
+        Processes that share parameters gather them together, so all take equally many turns: who
+        has no batch of its own left goes through one that does not count.
+        """
+        if self.sharding is None:
+            for x, y in self.microbatches(shared=True):
+                yield x, y, True
+            return
+        dealing = self.sharding.dealing
+        mine = batch = None
+        index = -1
+        for index, batch in enumerate(self._read()):
+            if index % dealing.count == dealing.index:
+                mine = batch
+            if (index + 1) % dealing.count == 0:
+                assert mine is not None
+                yield *self._placed(*mine), True
+                mine = None
+        if (index + 1) % dealing.count:
+            assert batch is not None
+            yield *self._placed(*(mine or batch)), mine is not None
+
+    def _read(self) -> Iterator[tuple[Any, Tensor | Targets]]:
+        empty = True
+        for batch in self.batches:
+            empty = False
+            yield self._reader.read(batch)
         if empty:
             raise InputError("there is no data", got="no batches", wanted="at least one (x, y)")
+
+    def _placed(self, x: Any, y: Tensor | Targets) -> tuple[Any, Tensor | Targets]:
+        y = _moved(y, self.device, self.dtype)
+        return completed(self.model, self._moved(x), y), y
 
     def outputs(self, x: Any) -> Tensor:
         """Compute z(θ, x), with a graph that leads to :attr:`parameters` if gradients are enabled.

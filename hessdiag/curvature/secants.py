@@ -56,7 +56,8 @@ def secant_curvatures(
             if on_pass is not None:
                 on_pass()
         difference = gradients[0].double() - gradients[1].double()
-        values[index] = (v.double() * difference).sum() / (2 * radius)
+        product = decomposition.space.dots(v[None], difference[None])
+        values[index] = float(product[0]) / (2 * radius)
     return values.numpy()
 
 
@@ -67,7 +68,8 @@ def secant_rounding(decomposition: Decomposition, trace: float, radius: float) -
     within a network; and that of the displaced weights, a share ``ε rms(θ)/r`` of the trace.
     """
     epsilon = torch.finfo(decomposition.risk.dtype).eps
-    norm = float(decomposition.gradient().vector.norm(dtype=torch.float64))
+    space = decomposition.space
+    norm = space.norm(decomposition.gradient().vector)
     weights = decomposition.layout.flatten(list(decomposition.risk.parameters.values())).detach()
-    rms = float(weights.norm(dtype=torch.float64)) / len(weights) ** 0.5
+    rms = space.norm(weights) / space.size(weights) ** 0.5
     return epsilon * (10 * norm + rms * abs(trace)) / radius

@@ -12,8 +12,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from hessdiag.linalg.space import FLAT, Space
 
 Algorithm = Generator[Tensor, Any, Any]
 
@@ -52,6 +53,7 @@ def drive(
     answer: Callable[[Sequence[Request]], list[Answer]],
     *,
     on_pass: Callable[[int], None] | None = None,
+    space: Space = FLAT,
 ) -> Outcome:
     """Run ``algorithms`` (name → part or parts, generator) until all have returned.
 
@@ -80,13 +82,14 @@ def drive(
         for name in algorithms:
             resume(name, None)
         while pending:
-            requests, tickets = _merge({n: (algorithms[n][0], v) for n, v in pending.items()})
+            asked = {name: (algorithms[name][0], rows) for name, rows in pending.items()}
+            requests, tickets = _merge(asked, space)
             answers = answer(requests)
             num_passes += 1
             for request in requests:
                 for part in request.parts:
                     num_products[part] = num_products.get(part, 0) + len(request.vectors)
-            asked, pending = list(pending), {}
+            pending = {}
             for name in asked:
                 passes[name] += 1
                 resume(name, answers[tickets[name]])
@@ -99,7 +102,7 @@ def drive(
 
 
 def _merge(
-    pending: Mapping[str, tuple[str | tuple[str, ...], Tensor]],
+    pending: Mapping[str, tuple[str | tuple[str, ...], Tensor]], space: Space
 ) -> tuple[list[Request], dict[str, int]]:
     """Join equal blocks into one request; returns the requests and each name's index in them."""
     requests: list[Request] = []
@@ -107,8 +110,7 @@ def _merge(
     for name, (part, vectors) in pending.items():
         parts = {part} if isinstance(part, str) else set(part)
         for index, request in enumerate(requests):
-            same_type = request.vectors.dtype == vectors.dtype
-            if same_type and torch.equal(request.vectors, vectors):
+            if space.equal(request.vectors, vectors):
                 request.parts |= parts
                 tickets[name] = index
                 break

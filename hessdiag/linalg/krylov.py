@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hessdiag.errors import NotFinite
-from hessdiag.linalg.space import FLAT, Array, Space
+from hessdiag.linalg.space import FLAT, Array, Space, normal
 from hessdiag.seeds import stream
 
 _DRAWS = 8  # random directions tried in place of an exhausted one before the block shrinks
@@ -31,7 +31,8 @@ class KrylovBasis:
         self.block_size = min(num_rows, self.size)
         self.capacity = min(basis_size, self.size)
         num_rows = min(self.capacity + self.block_size, self.size)
-        self.rows = space.zeros(num_rows, start)
+        self.rows = space.kept(num_rows, start)
+        self.empty = start[:0]  # of the kind that products are
         self.raw = np.zeros((num_rows, num_rows))
         self.done = self.num_pending = 0
         self.last = 0  # first row of the block absorbed last
@@ -47,7 +48,7 @@ class KrylovBasis:
     @property
     def pending(self) -> Tensor:
         """The block ``(b, n)`` whose products are wanted next."""
-        return self.rows[self.done : self.done + self.num_pending]
+        return self.rows[self.done : self.done + self.num_pending].to(self.empty)
 
     @property
     def is_full(self) -> bool:
@@ -170,7 +171,7 @@ class KrylovBasis:
         """Fill ``row`` with a random direction orthogonal to the basis, if rounding leaves one."""
         enough = 1e3 * self.epsilon * math.sqrt(self.size)  # of a draw of norm √n
         for _ in range(_DRAWS):
-            self.space.fill_normal(row, self.random)
+            self.space.fill(row, normal, self.random)
             self._orthogonalise(row, basis)
             left = self._norm(row)
             if left > enough:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hessdiag.linalg.enclosures import CONFIDENCE, outer_bounds, upper_ends
 from hessdiag.linalg.krylov import KrylovBasis
-from hessdiag.linalg.space import FLAT, Array, Space
+from hessdiag.linalg.space import FLAT, Array, Space, normal
 from hessdiag.seeds import stream
 
 BOTH = (1, -1)
@@ -104,12 +104,28 @@ def default_tolerance(dtype: torch.dtype) -> float:
 
 
 def gaussian_rows(
-    count: int, size: int, *, seed: int, dtype: torch.dtype, device: torch.device
+    count: int,
+    size: int,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    space: Space = FLAT,
 ) -> Tensor:
-    """Draw a start ``(count, n)`` with entries from N(0, 1); row i depends on seed and i alone."""
+    """Draw a start ``(count, n)`` with entries from N(0, 1); row i depends on seed and i alone.
+
+    Args:
+        count: rows.
+        size: columns, of a shard those of its own.
+        seed: of the draw.
+        dtype: of the rows.
+        device: where they lie.
+        space: in which they lie.
+    """
     rows = torch.empty(count, size, dtype=dtype, device=device)
     for index, row in enumerate(rows):
-        FLAT.fill_normal(row, torch.Generator().manual_seed(stream(seed, "start", index)))
+        generator = torch.Generator().manual_seed(stream(seed, "start", index))
+        space.fill(row[None], normal, generator)
     return rows
 
 
@@ -211,7 +227,8 @@ def lanczos(
     rows = None
     if with_vectors:
         chosen = pairs.turn[:, ::-1].T[: len(top)]
-        rows = space.combine(chosen, basis.rows[: basis.done])
+        rows = space.zeros(len(chosen), basis.empty)
+        space.combine(chosen, basis.rows[: basis.done], out=rows)
     return dataclasses.replace(found, top_vectors=rows)
 
 
@@ -254,7 +271,7 @@ def _refined(basis: KrylovBasis, pairs: _Pairs) -> Generator[Tensor, Tensor, _Pa
     What these products say beyond the Lanczos relation is the error of the products before.
     """
     space, rows = basis.space, basis.rows[: basis.done]
-    wide = space.zeros(len(pairs.values), rows, torch.float64)
+    wide = space.zeros(len(pairs.values), basis.empty, torch.float64)
     space.combine(pairs.turn.T, rows, out=wide)
     products = (yield wide) / basis.unit
     form = space.gram(wide, products)

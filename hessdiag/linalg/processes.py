@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from hessdiag.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def count() -> int:
@@ -104,10 +107,10 @@ def summed(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(t) for part, t in zip(flat.split(sizes), tensors, strict=True)]
 
 
-def add_up(tensor: Tensor) -> None:
-    """Sum a tensor over the processes, in place."""
-    if count() > 1:
-        dist.all_reduce(tensor)
+def add_up(tensor: Tensor, groups: Sequence[dist.ProcessGroup | None] = (None,)) -> None:
+    """Sum a tensor over the processes, or over one group of them after another, in place."""
+    for group in groups if count() > 1 else ():
+        dist.all_reduce(tensor, group=group)
 
 
 def total(tensor: Tensor) -> Tensor:
@@ -130,6 +133,41 @@ def agreed(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
+
+
+def mesh(
+    shard: bool | DeviceMesh, device: torch.device | str | None = None, *, copies: int = 1
+) -> DeviceMesh | None:
+    """Lay the processes out, each copy of a network over as many of them as there are for it.
+
+    Args:
+        shard: whether to; a mesh is taken as it is.
+        device: of the tensors that lie over it.
+        copies: of the network.
+
+    Raises:
+        InputError: a single process; copies that do not share the processes evenly.
+    """
+    if not isinstance(shard, bool):
+        return shard
+    if not shard:
+        return None
+    if count() == 1 or not 1 <= copies <= count() // 2 or count() % copies:
+        raise InputError(
+            "the processes cannot share the network"
+            if count() > 1
+            else "a single process has nobody to share the network with",
+            got=f"{count()} processes, {copies} copies",
+            wanted="two processes or more for each copy",
+            hint="torchrun --nproc-per-node 4 -m hessdiag …, or `with hessdiag.joined():`",
+        )
+    from torch.distributed.device_mesh import init_device_mesh
+
+    kind = torch.device(device or "cpu").type
+    if copies == 1:
+        return init_device_mesh(kind, (count(),), mesh_dim_names=("shards",))
+    shape = copies, count() // copies
+    return init_device_mesh(kind, shape, mesh_dim_names=("copies", "shards"))
 
 
 def wait() -> None:

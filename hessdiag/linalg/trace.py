@@ -13,7 +13,7 @@ from scipy import special
 from torch import Tensor
 
 from hessdiag.linalg.quadratic_forms import form_interval, square_interval
-from hessdiag.linalg.space import FLAT, Array, Space
+from hessdiag.linalg.space import FLAT, Array, Space, signs
 from hessdiag.seeds import stream
 
 
@@ -57,18 +57,33 @@ class Probes:
     """An endless, reproducible sequence of Rademacher probes (entries ±1, each with chance 1/2).
 
     Probe i depends on the seed and on i alone, not on how many are drawn at once or where.
+
+    Args:
+        size: the dimension n; of a shard that of its own.
+        seed: of all of them.
+        dtype: of the rows.
+        device: where they lie.
+        space: in which they lie.
     """
 
-    def __init__(self, size: int, *, seed: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        space: Space = FLAT,
+    ) -> None:
         self.size, self.seed, self.dtype, self.device = size, seed, dtype, device
+        self.space = space
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Probes ``start`` to ``stop`` as rows ``(stop - start, n)``."""
         rows = torch.empty(stop - start, self.size, dtype=self.dtype, device=self.device)
         for index, row in enumerate(rows, start):
             generator = torch.Generator().manual_seed(stream(self.seed, "probe", index))
-            signs = torch.randint(0, 2, (self.size,), generator=generator, dtype=torch.int8)
-            row.copy_(signs.mul_(2).sub_(1))
+            self.space.fill(row[None], signs, generator)
         return rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kernels import undisturbed
 from hessdiag.curvature.memory import peak_bytes
 from hessdiag.curvature.secants import secant_curvatures, secant_rounding
+from hessdiag.linalg import processes
 from hessdiag.linalg.density import smooth
 from hessdiag.linalg.driver import Algorithm, drive
 from hessdiag.linalg.lanczos import LanczosResult, gaussian_rows, lanczos
@@ -40,6 +41,9 @@ from hessdiag.spectra.spectrum_result import (
 )
 from hessdiag.spectra.spectrum_settings import SIGNS, Chosen, Settings
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 StoppingRule = Callable[[str, Mapping[str, TraceSamples]], bool]
 """Says of a part, from the samples of all parts, whether it has been sampled enough."""
 
@@ -58,6 +62,7 @@ def spectrum(
     bn: str = "eval",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    shard: bool | DeviceMesh = False,
     unchecked: bool = False,
     enough: StoppingRule | None = None,
     sharp: EigenvalueRule | None = None,
@@ -81,6 +86,9 @@ def spectrum(
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
+        shard: cut parameters and vectors over the processes at work, or over the last dimension of
+            a mesh of them; see :func:`hessdiag.joined`. Parameters that are DTensors are taken as
+            they are. The loss and all numbers are those of one process.
         unchecked: go on where the network's derivatives are found to be wrong.
         enough: asked of each part after ``num_probes`` and after each further chunk of probes
             whether it has enough of them; all parts go on until all have, or until ``max_probes``
@@ -106,6 +114,7 @@ def spectrum(
         bn=bn,
         dtype=dtype,
         device=device,
+        shard=processes.mesh(shard, device),
         unchecked=unchecked,
         on_microbatch=progress.microbatch,
     )
@@ -114,7 +123,9 @@ def spectrum(
     progress.expect(plan)
 
     samples = {
-        part: TraceSamples(decomposition.layout.slices if asked.per_layer else None)
+        part: TraceSamples(
+            decomposition.layout.slices if asked.per_layer else None, decomposition.space
+        )
         for part in asked.parts
     }
     results: dict[str, Any] = {}
@@ -123,7 +134,12 @@ def spectrum(
     for wave in plan.waves:
         rule = _rule(asked, enough) if wave is plan.waves[0] else None
         algorithms = _algorithms(decomposition, plan, samples, wave, rule, sharp)
-        outcome = drive(algorithms, decomposition.answer, on_pass=progress.completed)
+        outcome = drive(
+            algorithms,
+            decomposition.answer,
+            on_pass=progress.completed,
+            space=decomposition.space,
+        )
         results |= outcome.results
         passes |= outcome.passes
         if (sampling := passes.pop("trace", None)) is not None:
@@ -157,7 +173,7 @@ def spectrum(
         },
         finite_radius=finite_radius,
         gradient=Gradient(
-            norm=float(gradient.vector.norm(dtype=torch.float64)),
+            norm=decomposition.space.norm(gradient.vector),
             rayleigh={part: results[f"{part}.rayleigh"] for part in asked.parts},
         ),
         checks=Checks(
@@ -190,10 +206,11 @@ def _algorithms(
     if plan.block_size:
         start = gaussian_rows(
             plan.block_size,
-            decomposition.num_parameters,
+            decomposition.layout.size,
             seed=settings.seed,
             dtype=risk.dtype,
             device=risk.device,
+            space=risk.space,
         )
         for part in wave:
             algorithms[f"{part}.lanczos"] = (
@@ -209,6 +226,7 @@ def _algorithms(
                     seed=stream(settings.seed, "lanczos", part),
                     with_vectors=settings.eigenvectors,
                     refine=plan.refine,
+                    space=risk.space.with_host() if settings.host_basis else risk.space,
                     enough=None if sharp is None else functools.partial(sharp, part),
                 ),
             )
@@ -233,7 +251,11 @@ def _algorithms(
 def _probes(decomposition: Decomposition, settings: Settings) -> Probes:
     risk = decomposition.risk
     return Probes(
-        decomposition.num_parameters, seed=settings.seed, dtype=risk.dtype, device=risk.device
+        decomposition.layout.size,
+        seed=settings.seed,
+        dtype=risk.dtype,
+        device=risk.device,
+        space=risk.space,
     )
 
 
@@ -271,16 +293,16 @@ def _rayleigh(decomposition: Decomposition) -> Generator[Tensor, Tensor, float |
     """Compute ĝᵀAĝ; the gradient comes with the first pass, so the product is the second's."""
     yield torch.empty(
         0,
-        decomposition.num_parameters,
+        decomposition.layout.size,
         dtype=decomposition.risk.dtype,
         device=decomposition.risk.device,
     )
     gradient = decomposition.gradient().vector
-    norm = gradient.norm(dtype=torch.float64)
+    norm = decomposition.space.norm(gradient)
     if norm == 0:
         return None
     unit = (gradient / norm)[None]
-    return float((unit * (yield unit)).sum(dtype=torch.float64))
+    return float(decomposition.space.dots(unit, (yield unit))[0])
 
 
 def _part(

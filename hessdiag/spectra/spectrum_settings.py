@@ -27,6 +27,7 @@ class EstimatorSettings:
         depth: Lanczos steps behind the density.
         basis_size: vectors of each part's Lanczos basis; None for what serves within
             BASIS_BUDGET.
+        host_basis: whether these lie in the host's memory, from where a GPU reads them: slower.
         block_size: vectors multiplied at once by Lanczos; eigenvalues are found with their
             multiplicity up to it. None for top_k + 1, with density at least 4.
         tolerance: residual over spectral scale of a converged eigenvalue; ten times that over its
@@ -53,6 +54,7 @@ class EstimatorSettings:
     eigenvectors: Annotated[bool, option("Keep the eigenvectors.", hidden=True)] = False
     depth: Annotated[int, option("Lanczos steps behind the density.", ge=1)] = 20
     basis_size: Annotated[int | None, option("Lanczos vectors kept for each part.", ge=2)] = None
+    host_basis: Annotated[bool, option("Keep them in the host's memory.")] = False
     block_size: Annotated[
         int | None,
         option("Lanczos vectors multiplied at once; multiplicities are right up to it.", ge=1),

@@ -120,12 +120,12 @@ def test_columns_reduced_in_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch
         return np.r_[ends(run(generator, symmetric(SPECTRA["near-multiple"])))]
 
     whole = values()
-    monkeypatch.setattr(space, "_CHUNK", 37)  # does not divide the dimension
+    monkeypatch.setattr(space, "CHUNK", 37)  # does not divide the dimension
     np.testing.assert_allclose(values(), whole, atol=1e-9)
 
 
 def test_chunks_are_added_up_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(space, "_CHUNK", 1)
+    monkeypatch.setattr(space, "CHUNK", 1)
     row = torch.ones(1, 1001)
     row[0, 0] = 4096.0  # its square is 2²⁴, where float32 no longer counts by ones
     assert space.FLAT.gram(row, row).item() == 2.0**24 + 1000
