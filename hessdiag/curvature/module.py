@@ -166,11 +166,12 @@ class Network:
 
         def placed(tensor: Tensor) -> Tensor:
             result = place(tensor)
-            name = shared.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
             if id(tensor) in kept:
                 foreign[id(result)] = result, kept[id(tensor)][1]
-            elif id(tensor) not in registered and (name or tensor.grad_fn is not None):
-                foreign[id(result)] = result, f"a tensor made from {name or 'the weights'}"
+            elif id(tensor) not in registered:
+                name = shared.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
+                if name or tensor.grad_fn is not None:
+                    foreign[id(result)] = result, f"a tensor made from {name or 'the weights'}"
             return result
 
         self.module = private_copy(model, placed, memo)

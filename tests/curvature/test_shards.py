@@ -1,0 +1,198 @@
+"""Networks spread over processes: products and spectra are those of one process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+import hessdiag
+from hessdiag.linalg import processes
+from tests.together import together
+
+F64 = torch.float64
+Batches = list[tuple[Tensor, Tensor]]
+
+
+class Language(nn.Module):
+    """A transformer of one layer with tied embeddings, a number, and a frozen weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 12, 0.0, "gelu", batch_first=True)
+        self.temperature = nn.Parameter(torch.tensor(1.3))
+        self.frozen = nn.Linear(8, 8)
+        self.frozen.requires_grad_(False)
+        self.out = nn.Linear(8, 11, bias=False)
+        self.out.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.frozen(self.block(self.embedding(x)))
+        shift = self.frozen.weight.shape[0] * self.embedding.weight.T[0, :1]  # used outside of it
+        return (self.out(z) * self.temperature + shift).mT
+
+
+class Perceptron(nn.Module):
+    """Of a kind that is commonly cut into columns and rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(6)
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x + self.down(nn.functional.gelu(self.up(self.norm(x)))))
+
+
+def language() -> tuple[nn.Module, Batches]:
+    torch.manual_seed(0)
+    model = Language().double()
+    tokens = torch.randint(0, 11, (7, 5))
+    return model, [(t[:, :-1], t[:, 1:]) for t in tokens.split(2)]  # four batches, one of them small
+
+
+def perceptron() -> tuple[nn.Module, Batches]:
+    torch.manual_seed(1)
+    x, y = torch.randn(9, 6, dtype=F64), torch.randint(0, 3, (9,))
+    return Perceptron().double(), list(zip(x.split(3), y.split(3), strict=True))
+
+
+def vectors(model: nn.Module) -> Tensor:
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return torch.randn(2, size, dtype=F64, generator=torch.Generator().manual_seed(3))
+
+
+def tensors(model: nn.Module, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    sizes = [p.numel() for p in named.values()]
+    for (name, p), part in zip(named.items(), vector.split(sizes), strict=True):
+        yield name, part.view(p.shape)
+
+
+def cut(tensor: Tensor, dim: int, index: int, count: int) -> Tensor:
+    """This process's part, as torch cuts a tensor into chunks."""
+    chunks = tensor.chunk(count, dim) if tensor.ndim else (tensor,) * count
+    empty = tensor.narrow(dim, 0, 0) if tensor.ndim else tensor
+    return (chunks[index] if index < len(chunks) else empty).reshape(-1)
+
+
+def check_products(
+    dec: hessdiag.Decomposition, whole: nn.Module, batches: Batches, mine: Any
+) -> None:
+    """Compare with one process: ``mine`` takes this process's part of a named tensor."""
+    rows = vectors(whole)
+
+    def part(vector: Tensor) -> Tensor:
+        return torch.cat([mine(*named) for named in tensors(whole, vector)])
+
+    found = dec.products(torch.stack([part(row) for row in rows]))
+    outside, processes._group = processes._group, None  # pyright: ignore[reportPrivateUsage]
+    alone = hessdiag.Decomposition(whole, batches)
+    truth, gradient = alone.products(rows), alone.gradient()
+    processes._group = outside  # pyright: ignore[reportPrivateUsage]
+    for name in ("hessian", "gn", "nme"):
+        ours, theirs = getattr(found, name), getattr(truth, name)
+        for row, exact in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(row, part(exact), rtol=0, atol=1e-10 * float(exact.norm()))
+    torch.testing.assert_close(dec.gradient().vector, part(gradient.vector), rtol=0, atol=1e-12)
+    assert dec.gradient().loss == pytest.approx(gradient.loss, rel=1e-13)
+    assert dec.gradient().num_examples == gradient.num_examples
+    assert dec.num_parameters == alone.num_parameters
+    assert dec.residual() < 1e-12
+
+
+def sharded(copies: int) -> None:
+    model, batches = language()
+    mesh = processes.mesh(True, copies=copies)
+    assert mesh is not None
+    index, count = mesh.get_local_rank("shards"), mesh["shards"].size()
+    dec = hessdiag.Decomposition(model, batches, shard=mesh)
+    assert dec.layout.size < dec.num_parameters
+    check_products(dec, model, batches, lambda _, tensor: cut(tensor, 0, index, count))
+
+
+def columns_and_rows(data: int) -> None:
+    count = processes.count() // data
+    mesh = init_device_mesh("cpu", (data, count), mesh_dim_names=("data", "tensor"))
+    model, batches = perceptron()
+    whole, _ = perceptron()
+    plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+    parallelize_module(model, mesh["tensor"], plan)
+    dims = {"up.weight": 0, "up.bias": 0, "down.weight": 1}
+    index = mesh.get_local_rank("tensor")
+
+    def mine(name: str, tensor: Tensor) -> Tensor:
+        if name not in dims:
+            return tensor.reshape(-1)
+        return cut(tensor, dims[name], index, count)
+
+    dec = hessdiag.Decomposition(model, batches)
+    check_products(dec, whole, batches, mine)
+    if data == 1:
+        return
+    report = hessdiag.spectrum(model, batches, **SETTINGS)
+    check_report(report, *perceptron())
+
+
+SETTINGS: dict[str, Any] = {"num_probes": 13, "top_k": 2, "depth": 6, "per_layer": True}
+
+
+def check_report(report: hessdiag.Report, model: nn.Module, batches: Batches) -> None:
+    outside, processes._group = processes._group, None  # pyright: ignore[reportPrivateUsage]
+    alone = hessdiag.spectrum(model, batches, **SETTINGS)
+    processes._group = outside  # pyright: ignore[reportPrivateUsage]
+    for name, part in alone.parts.items():
+        found = report.parts[name]
+        for ours, theirs in zip(found.top + found.bottom, part.top + part.bottom, strict=True):
+            assert ours.value == pytest.approx(theirs.value, rel=1e-8, abs=1e-11)
+            assert ours.interval == pytest.approx(theirs.interval, rel=1e-6, abs=1e-9)
+        samples, theirs = found.samples, part.samples
+        assert samples is not None
+        assert theirs is not None
+        assert samples.quadratic_forms == pytest.approx(theirs.quadratic_forms, rel=1e-10)
+        assert samples.squared_norms == pytest.approx(theirs.squared_norms, rel=1e-10)
+        for layer, estimate in (part.blocks or {}).items():
+            close = pytest.approx(estimate.trace.value, rel=1e-9, abs=1e-12)
+            assert (found.blocks or {})[layer].trace.value == close
+        assert report.gradient.rayleigh[name] == pytest.approx(alone.gradient.rayleigh[name])
+    assert report.gradient.norm == pytest.approx(alone.gradient.norm, rel=1e-12)
+    assert report.cost.products == alone.cost.products
+
+
+def spectra(copies: int, *, host: bool = False) -> None:
+    model, batches = language()
+    mesh = processes.mesh(True, copies=copies)
+    report = hessdiag.spectrum(model, batches, shard=mesh or False, host_basis=host, **SETTINGS)
+    check_report(report, *language())
+
+
+def two() -> None:
+    sharded(1)
+    columns_and_rows(1)
+    spectra(1, host=True)
+
+
+def four() -> None:
+    sharded(1)
+    sharded(2)
+    columns_and_rows(2)
+    spectra(2)
+
+
+def test_two_processes() -> None:
+    together(two, 2)
+
+
+@pytest.mark.slow
+def test_four_processes() -> None:
+    together(four, 4)
