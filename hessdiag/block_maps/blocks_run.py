@@ -84,6 +84,7 @@ def blocks(
         device=device,
         unchecked=unchecked,
     )
+    decomposition.check_whole("a map of blocks")
     risk, layout = decomposition.risk, decomposition.layout
     places = layers(layout.slices, by=asked.by)
     squares = squared_norms(decomposition, places, asked, on_progress)

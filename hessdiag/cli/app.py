@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +29,7 @@ from hessdiag.cli import (
     sweep,
     train,
 )
-from hessdiag.errors import InputError
+from hessdiag.errors import InputError, Verdict
 
 app = typer.Typer(
     name="hessdiag",
@@ -60,7 +62,10 @@ def _ending_properly(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _among_processes(command: Callable[..., None], *, shared: bool) -> Callable[..., None]:
-    """Let the processes that ``torchrun`` started work together; the first one alone speaks."""
+    """Let the processes that ``torchrun`` started work together; the first one alone speaks.
+
+    Of a failure that ends all of them, one speaks: the first to fail.
+    """
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
@@ -69,17 +74,45 @@ def _among_processes(command: Callable[..., None], *, shared: bool) -> Callable[
             command(**given)
             return
         if not shared:
+            if int(os.environ["RANK"]):
+                raise Verdict(2)  # as the first process does, with its message
             raise InputError(
                 f"{command.__name__} works in one process",
                 got=f"{num_processes} processes of torchrun",
-                wanted="train, train resume or spectrum",
+                wanted=", ".join(sorted(c.__name__ for c in _SHARED)),
             )
         from hessdiag.linalg import devices, processes
+        from hessdiag.linalg.lifeline import Lifeline
 
-        with processes.joined(devices.resolve(given["device"])):
-            command(**{**given, "quiet": given["quiet"] or not processes.is_first()})
+        with processes.joined(devices.resolve(given["device"])), Lifeline() as line, _ended():
+            try:
+                command(**{**given, "quiet": given["quiet"] or not processes.is_first()})
+                processes.wait()
+            except Verdict:
+                processes.wait()  # torchrun ends all when one ends with another code than 0
+                raise
+            except BaseException as error:
+                if not line.speaks():
+                    raise Verdict(2) from error
+                raise
 
     return run
+
+
+@contextmanager
+def _ended() -> Generator[None]:
+    """Within the block, SIGTERM is an error like others: torchrun sends it when one process ends."""
+
+    def end(*_: object) -> None:
+        raise InputError(
+            "the processes were ended", got="SIGTERM", hint="one of them was lost, or you did it"
+        )
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _count_processes() -> int:
@@ -119,7 +152,16 @@ def _unclear(name: str, got: str, wanted: str) -> InputError:
     )
 
 
-_SHARED = (train.train, train.resume, spectrum.spectrum)
+_SHARED = (
+    train.train,
+    train.resume,
+    spectrum.spectrum,
+    compare.compare,
+    gate.gate,
+    sparsity.sparsity,
+    landscape.landscape,
+    blocks.blocks,
+)
 
 
 def _added(command: Callable[..., None]) -> Callable[..., None]:

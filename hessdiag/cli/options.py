@@ -49,6 +49,21 @@ class ParameterOptions:
         check(self)
 
 
+@dataclass(frozen=True)
+class ShardOptions:
+    """How the processes of torchrun share the network itself."""
+
+    shard: Annotated[
+        bool, option("Under torchrun: cut parameters and vectors over the processes.")
+    ] = False
+    copies: Annotated[
+        int, option("Copies of the network, each cut over its share of the processes.", ge=1)
+    ] = 1
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 _FLAGS: dict[str, str] = {}
 """Options by the names of their fields, of all commands."""
 

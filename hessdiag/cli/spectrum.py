@@ -14,6 +14,7 @@ from hessdiag.subject_options import SubjectOptions
 def spectrum(
     settings: Settings,
     which: options.ParameterOptions,
+    sharing: options.ShardOptions,
     subject: SubjectOptions,
     output: options.OutputOptions,
     checkpoint: Annotated[
@@ -45,6 +46,7 @@ def spectrum(
             unchecked=which.unchecked,
             bn=subject.bn,
             dtype=found.dtype,
+            shard=processes.mesh(sharing.shard, subject.device, copies=sharing.copies) or False,
             on_progress=bar.show,
             settings=settings,
         )

@@ -22,8 +22,8 @@ from hessdiag.comparisons.changes import (
     undefined,
 )
 from hessdiag.comparisons.compare_result import Change, Comparison, Densities, PartChange
+from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.heads import OutputSpec
-from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
@@ -83,7 +83,10 @@ def compare(
     asked = settled(EstimatorSettings, settings, changes)
     if isinstance(batches, Iterator):
         batches = list(batches)
-    layouts = [EmpiricalRisk(m, batches, loss, params=params).layout for m in (model_a, model_b)]
+    of_both = [Decomposition(m, batches, loss, params=params) for m in (model_a, model_b)]
+    for decomposition in of_both:
+        decomposition.check_whole("a comparison")
+    layouts = [decomposition.layout for decomposition in of_both]
     paired = layouts[0] == layouts[1]
     shared: dict[str, Any] = {**dataclasses.asdict(asked), "eigenvectors": paired}
     if paired and asked.top_k:  # the next eigenvalue tells whether their space is defined

@@ -95,7 +95,10 @@ def private_copy(model: nn.Module, place: Callable[[Tensor], Tensor], memo: Memo
     for own in map(vars, result.modules()):
         values: dict[Any, Any]
         for values in (own, own["_forward_hooks"], own["_forward_pre_hooks"]):
-            for key, value in values.items():
+            for key, value in list(values.items()):
+                if values is not own and _spreads(value):
+                    del values[key]
+                    continue
                 if isinstance(value, (FunctionType, MethodType, functools.partial)):
                     values[key] = _rebound(value, memo)
     return result
@@ -111,7 +114,7 @@ def memories(model: nn.Module) -> dict[int, str]:
     for name, tensor in model.named_parameters():
         if tensor.requires_grad and not tensor.is_meta and tensor.numel():
             if (whole := getattr(tensor, "to_local", None)) is not None:  # of a DTensor
-                tensor = whole()  # noqa: PLW2901
+                tensor = whole()
             start = int(tensor.storage_offset())
             extent = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
             span = start, start + extent, name
@@ -157,6 +160,12 @@ def _can_be_copied(value: Any, memo: Memo) -> bool:
     except Exception:
         return False
     return True
+
+
+def _spreads(hook: Any) -> bool:
+    """Tell whether a hook makes DTensors of what passes; here layers are called whole."""
+    hook = hook.func if isinstance(hook, functools.partial) else hook
+    return str(getattr(hook, "__module__", "")).startswith("torch.distributed.tensor.")
 
 
 def _rebound(value: Any, memo: Mapping[int, Any]) -> Any:

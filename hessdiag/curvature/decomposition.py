@@ -150,6 +150,19 @@ class Decomposition:
         """The space that its vectors lie in."""
         return self.risk.space
 
+    def check_whole(self, what: str) -> None:
+        """Refuse a network that is spread over processes.
+
+        Raises:
+            InputError: it is.
+        """
+        if self.risk.sharding is not None:
+            raise InputError(
+                f"{what} takes a network that every process holds whole",
+                got="parameters that are DTensors",
+                hint="hessdiag.spectrum and Decomposition.products take them",
+            )
+
     def displaced(self, vector: Tensor) -> Decomposition:
         """Make the decomposition at θ + ``vector``, flat ``(n,)``; this one stays as it is."""
         moved = copy.copy(self)

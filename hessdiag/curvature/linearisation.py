@@ -55,7 +55,7 @@ class Linearisation:
         self._check_loss = partial(risk.loss.check, self.outputs.detach(), y)
         self.at_output = risk.loss.at(self.outputs.detach(), y)
         exact = self.at_output
-        if _cancels(exact, self.outputs.detach()):
+        if risk.anywhere(_cancels(exact, self.outputs.detach())):
             with suppress(Exception):  # modules may fail in float64; then float32 has to do
                 exact = risk.loss.at(risk.exact_outputs(x), y)
         self.total = float(exact.total.detach())

@@ -37,6 +37,8 @@ def linearisation_bytes(risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> int
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    if risk.sharding is not None:
+        hooks = risk.sharding.gathered.again(pack)
     with exact_kernels(), hooks:
         Linearisation(risk, x, y)
     return int(_WORKING_FACTOR * sum(held.values()))
@@ -65,6 +67,12 @@ def available_bytes(device: torch.device) -> int:
     if meminfo.exists():
         fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
         available = int(fields["MemAvailable"].split()[0]) * 1024
+    for kind, held in (("RLIMIT_AS", "VmSize"), ("RLIMIT_DATA", "VmData")):
+        ceiling = resource.getrlimit(getattr(resource, kind))[0]
+        status = Path("/proc/self/status")
+        if ceiling != resource.RLIM_INFINITY and status.exists():
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            available = min(available, ceiling - int(fields[held].split()[0]) * 1024)
     limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
     if limit.exists() and used.exists() and (text := limit.read_text().strip()).isdigit():
         available = min(available, int(text) - int(used.read_text()))

@@ -63,9 +63,7 @@ class EmpiricalRisk:
         device: torch.device | str | None = None,
         shard: DeviceMesh | None = None,
     ) -> None:
-        self.network = Network(
-            model, params=params, bn=bn, dtype=dtype, device=device, shard=shard
-        )
+        self.network = Network(model, params=params, bn=bn, dtype=dtype, device=device, shard=shard)
         self.batches = repeatable(batches)
         self.output = output
         self.loss = resolve_for(self.model, loss)
@@ -177,6 +175,10 @@ class EmpiricalRisk:
         if (index + 1) % dealing.count:
             assert batch is not None
             yield *self._placed(*(mine or batch)), mine is not None
+
+    def anywhere(self, here: bool) -> bool:
+        """Tell whether it is so in any of the processes that call the network together."""
+        return here if self.sharding is None else self.space.largest(torch.tensor(here * 1.0)) > 0
 
     def _read(self) -> Iterator[tuple[Any, Tensor | Targets]]:
         empty = True

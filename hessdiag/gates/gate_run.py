@@ -21,6 +21,7 @@ from hessdiag.gates.levels import Levels
 from hessdiag.gates.limits import Limit, from_table
 from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, Finding, judge
+from hessdiag.linalg import processes
 from hessdiag.linalg.lanczos import LanczosResult
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Metric, Missing
@@ -92,6 +93,7 @@ def gate(
         raise InputError("`max_seconds` is out of range", got=max_seconds, wanted="at least 0")
     bases = _bases(chosen, baseline, confidence)
     decomposition = Decomposition(model, batches, **network)
+    decomposition.check_whole("a gate")
     wanted = {
         name: metric_table.parse(name)
         for name in dict.fromkeys([limit.metric for limit in chosen] or metric_table.NAMES)
@@ -123,7 +125,9 @@ def gate(
         ],
         confidence=1 - levels.sampled,
         max_probes=max_probes,
-        is_late=None if max_seconds is None else lambda: time.perf_counter() - began >= max_seconds,
+        is_late=None
+        if max_seconds is None  # all processes stop together
+        else lambda: processes.agreed(time.perf_counter() - began >= max_seconds),
     )
     first = FIRST_LOOK if chosen else min(BASELINE_PROBES, max_probes)
     # one run each, so that parts of which traces alone are wanted take no Lanczos steps

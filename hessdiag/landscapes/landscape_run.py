@@ -128,6 +128,7 @@ def landscape(
         device=device,
         unchecked=unchecked,
     )
+    decomposition.check_whole("a landscape")
     chosen = _choose(decomposition, plane, weights, seed)
     survey = _Survey(decomposition, chosen, num_probes, seed)
     origin = survey.evaluate(decomposition)  # what is wrong with network or data shows here,

@@ -142,7 +142,7 @@ def mesh(
 
     Args:
         shard: whether to; a mesh is taken as it is.
-        device: of the tensors that lie over it.
+        device: of the tensors that lie over it, where the processes' own does not tell.
         copies: of the network.
 
     Raises:
@@ -163,7 +163,8 @@ def mesh(
         )
     from torch.distributed.device_mesh import init_device_mesh
 
-    kind = torch.device(device or "cpu").type
+    backend = dist.get_backend()
+    kind = "cuda" if backend == "nccl" else str(device or "cpu").partition(":")[0]
     if copies == 1:
         return init_device_mesh(kind, (count(),), mesh_dim_names=("shards",))
     shape = copies, count() // copies

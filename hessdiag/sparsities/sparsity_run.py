@@ -91,6 +91,7 @@ def sparsity(
         dtype=dtype,
         device=device,
     )
+    decomposition.check_whole("the sparsity")
     risk = decomposition.risk
     ranges: dict[str, Range] = {}
     decided: Decisions = {}

@@ -48,7 +48,8 @@ class Plan:
         Ritz vectors in float64, with products and residuals, come when the probes have gone.
         """
         num_parts, at_once = len(self.settings.parts), len(self.waves[0])
-        lanczos = at_once * (self.basis_size + 4 * self.block_size)
+        basis = 0 if self.settings.host_basis else self.basis_size
+        lanczos = at_once * (basis + 4 * self.block_size)
         kept = num_parts * self.settings.top_k if self.settings.eigenvectors else 0
         refined = (4 * at_once + 2) * self.settings.num_eigenvalues if self.refine else 0
         return lanczos + max((1 + num_parts) * self.chunk, refined) + kept + 4
@@ -69,7 +70,7 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
             got=f"top-k {asked.top_k}",
             wanted=f"at most {size}, the number of parameters",
         )
-    vector_bytes = size * decomposition.risk.dtype.itemsize
+    vector_bytes = _vector_bytes(decomposition)
     chunk = max(1, min(16, _CHUNK_BUDGET // (vector_bytes * (1 + len(asked.parts)))))
     if not asked.density and not asked.top_k:
         return Plan(asked, 0, 0, chunk, (asked.parts,), refine=False)
@@ -110,7 +111,7 @@ def check_memory(decomposition: Decomposition, plan: Plan) -> None:
     per_example = linearisation_bytes(risk, *few) / len(few[1])
     if plan.refine:
         per_example *= 2  # in float64
-    vector_bytes = decomposition.num_parameters * risk.dtype.itemsize
+    vector_bytes = _vector_bytes(decomposition)
     vectors = plan.num_vectors() * vector_bytes
     available = available_bytes(risk.device)
     if vectors + batch * per_example <= available:
@@ -134,6 +135,13 @@ def check_memory(decomposition: Decomposition, plan: Plan) -> None:
         wanted=f"at most the {_gib(available)} that are left on {risk.device}",
         hint=hint,
     )
+
+
+def _vector_bytes(decomposition: Decomposition) -> int:
+    """Tell a vector's memory, of shards a process's share: the same number in all processes."""
+    sharding = decomposition.risk.sharding
+    shards = 1 if sharding is None else sharding.num_shards
+    return -(-decomposition.num_parameters // shards) * decomposition.risk.dtype.itemsize
 
 
 def _gib(num_bytes: float) -> str:
