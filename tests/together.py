@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from hessdiag.linalg import processes
 
@@ -16,7 +16,7 @@ def together(function: Callable[..., None], count: int, *args: Any) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    mp.spawn(_member, (function, count, port, args), nprocs=count)
+    spawn(_member, (function, count, port, args), nprocs=count)
 
 
 def _member(

@@ -101,7 +101,7 @@ def _among_processes(command: Callable[..., None], *, shared: bool) -> Callable[
 
 @contextmanager
 def _ended() -> Generator[None]:
-    """Within the block, SIGTERM is an error like others: torchrun sends it when one process ends."""
+    """Let SIGTERM be an error like others: torchrun sends it to all when one process ends."""
 
     def end(*_: object) -> None:
         raise InputError(

@@ -129,7 +129,7 @@ class Sharding:
         own = next(iter(given)) if given else None
         root = mesh or next(iter(given))
         if own is not None and own.size() != processes.count():
-            root = own._get_root_mesh()
+            root = own._get_root_mesh()  # pyright: ignore[reportPrivateUsage]
         if len(given) > 1 or processes.count() != root.size() or root.size() == 1:
             raise InputError(
                 "the processes of the mesh do not work together",
@@ -284,7 +284,7 @@ class Gathered:
         storage = whole.untyped_storage()
         if len(self._known) > 1000:
             self._known = {k: v for k, v in self._known.items() if not v[0].expired()}
-        self._known[storage._cdata] = StorageWeakRef(storage), shard, spread
+        self._known[_key(storage)] = StorageWeakRef(storage), shard, spread
 
     @contextmanager
     def again(self, saw: Callable[[Tensor], Any] = lambda _: None) -> Generator[None]:
@@ -303,11 +303,13 @@ class Gathered:
     def _pack(self, tensor: Tensor) -> Any:
         if tensor.is_sparse or tensor.is_conj() or tensor.is_neg():
             return tensor
-        known = self._known.get(tensor.untyped_storage()._cdata)
+        known = self._known.get(_key(tensor.untyped_storage()))
         if known is None or known[0].expired() or tensor.dtype != known[1].dtype:
             self._saw(tensor)
             return tensor, tensor._version
-        return _View(known[1], known[2], tensor.shape, tensor.stride(), tensor.storage_offset())
+        return _View(
+            known[1], known[2], tensor.shape, tensor.stride(), int(tensor.storage_offset())
+        )
 
     def _unpack(self, kept: Any) -> Tensor:
         if isinstance(kept, Tensor):
@@ -336,3 +338,7 @@ class _View:
     shape: torch.Size
     stride: tuple[int, ...]
     offset: int
+
+
+def _key(storage: torch.UntypedStorage) -> int:
+    return storage._cdata  # pyright: ignore[reportPrivateUsage]

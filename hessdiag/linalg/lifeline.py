@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import TCPStore
 
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
@@ -59,7 +59,8 @@ class Lifeline:
         """Give signs of life and look for those of the others, until the block is left."""
         try:
             store = self._connected()
-            seen = dict.fromkeys(range(self._count), (0, time.monotonic()))
+            began = time.monotonic()
+            seen: dict[int, tuple[int, float]] = dict.fromkeys(range(self._count), (0, began))
             while True:
                 for other, (beats, at) in seen.items():
                     now = store.add(f"hessdiag/{other}", int(other == self._rank))
@@ -78,9 +79,9 @@ class Lifeline:
         if not self._left.is_set():
             self._end(message if self.speaks() else None)
 
-    def _connected(self) -> dist.TCPStore:
+    def _connected(self) -> TCPStore:
         place, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return dist.TCPStore(place, port, is_master=False, timeout=timedelta(seconds=LOST))
+        return TCPStore(place, port, is_master=False, timeout=timedelta(seconds=LOST))
 
 
 _DONE = 1 << 40

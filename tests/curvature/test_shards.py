@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
+    ParallelStyle,
     RowwiseParallel,
     parallelize_module,
 )
@@ -127,7 +128,7 @@ def columns_and_rows(data: int) -> None:
     mesh = init_device_mesh("cpu", (data, count), mesh_dim_names=("data", "tensor"))
     model, batches = perceptron()
     whole, _ = perceptron()
-    plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+    plan: dict[str, ParallelStyle] = {"up": ColwiseParallel(), "down": RowwiseParallel()}
     parallelize_module(model, mesh["tensor"], plan)
     dims = {"up.weight": 0, "up.bias": 0, "down.weight": 1}
     index = mesh.get_local_rank("tensor")
