@@ -69,6 +69,7 @@ def demo(
     spectrum(
         Settings(top_k=3),
         options.ParameterOptions(),
+        options.ShardOptions(),
         sample,
         output("spectrum.json", plot=path("spectrum.png")),
         checkpoint,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
