@@ -146,7 +146,13 @@ def columns_and_rows(data: int) -> None:
     check_report(report, *perceptron())
 
 
-SETTINGS: dict[str, Any] = {"num_probes": 13, "top_k": 2, "depth": 6, "per_layer": True}
+SETTINGS: dict[str, Any] = {
+    "num_probes": 4,
+    "top_k": 2,
+    "depth": 4,
+    "max_passes": 5,
+    "per_layer": True,
+}
 
 
 def check_report(report: hessdiag.Report, model: nn.Module, batches: Batches) -> None:
@@ -193,6 +199,7 @@ def four() -> None:
     spectra(2)
 
 
+@pytest.mark.slow
 def test_two_processes() -> None:
     together(two, 2)
 
