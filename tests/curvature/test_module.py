@@ -241,7 +241,7 @@ def test_data_parallel_is_taken_off():
 @pytest.mark.parametrize("kind", ["FullyShardedDataParallel", "DeepSpeedEngine"])
 def test_sharded_networks_are_refused(kind: str):
     sharded = type(kind, (nn.Sequential,), {})(nn.Linear(4, 3))
-    with pytest.raises(InputError, match="spread over several processes"):
+    with pytest.raises(InputError, match="hides its weights"):
         Decomposition(sharded, DATA)
 
 
