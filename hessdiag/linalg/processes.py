@@ -164,7 +164,7 @@ def mesh(
     from torch.distributed.device_mesh import init_device_mesh
 
     backend = dist.get_backend()
-    kind = "cuda" if backend == "nccl" else str(device or "cpu").partition(":")[0]
+    kind = "cuda" if backend == "nccl" else "cpu"  # "auto" is no kind
     if copies == 1:
         return init_device_mesh(kind, (count(),), mesh_dim_names=("shards",))
     shape = copies, count() // copies
