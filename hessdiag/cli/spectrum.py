@@ -46,7 +46,7 @@ def spectrum(
             unchecked=which.unchecked,
             bn=subject.bn,
             dtype=found.dtype,
-            shard=processes.mesh(sharing.shard, subject.device, copies=sharing.copies) or False,
+            shard=processes.mesh(sharing.shard, copies=sharing.copies) or False,
             on_progress=bar.show,
             settings=settings,
         )

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from hessdiag.curvature.calling import Widened, eager_calls
-from hessdiag.curvature.copies import private_copy
+from hessdiag.curvature.copies import Memo, private_copy, unwrapped
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.losses.output_loss import Targets
 
 _NUM_EXAMPLES = 4
+_NUM_OUTPUTS = 1 << 23  # that few examples may have together
 
 
 class AsCalled:
-    """A copy of the user's module in float64, with nothing of ours in its way.
+    """A copy of the user's module in float64, with nothing of ours in its way but θ's memory.
 
     Args:
         risk: what it is compared with, in float64.
@@ -28,36 +29,45 @@ class AsCalled:
 
     def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> None:
         self.risk, self.x, self.y = risk, x, y
-        self.module = private_copy(risk.network.source, lambda t: doubled(t.detach()).clone(), {})
+        source = unwrapped(risk.network.source)
+        memo: Memo = {
+            id(parameter): nn.Parameter(risk.parameters[name].detach())
+            for name, parameter in source.named_parameters()
+            if name in risk.parameters
+        }
+        self.module = private_copy(source, lambda t: doubled(t.detach()).clone(), memo)
         self.module.to(risk.device)
         for module in self.module.modules():
             module.training = risk.bn == "batch" and isinstance(module, _BatchNorm)
         named = dict(self.module.named_parameters())
         self.parameters = [named[name] for name in risk.layout.names]
 
-    def gradient(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Compute ∇ of the summed loss at ``values``."""
+    def gradient(self) -> list[Tensor]:
+        """Compute ∇ of the summed loss."""
         torch.manual_seed(0)  # so that noise is the same each time
-        with torch.no_grad():
-            for parameter, value in zip(self.parameters, values, strict=True):
-                parameter.copy_(value)
-        self.module.zero_grad()
         with eager_calls(torch.float64), Widened(torch.float64):
             args, kwargs = self.risk.arguments(mapped(self.x, Tensor.clone))
             z = self.risk.select(self.module(*args, **kwargs))
             self.risk.loss.at(z, self.y).total.backward()
-        return [
-            torch.zeros_like(p) if p.grad is None else p.grad.to_dense().clone()
-            for p in self.parameters
-        ]
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        self.module.zero_grad()
+        return [gradient.to_dense() for gradient in found]
 
 
-def few_examples(x: Any, y: Tensor | Targets) -> tuple[Any, Tensor | Targets]:
-    """Copy the first few examples of a microbatch; all of it where they cannot be told apart."""
+def few_examples(x: Any, y: Tensor | Targets, num_outputs: int = 1) -> tuple[Any, Tensor | Targets]:
+    """Copy the first few examples of a microbatch; all of it where they cannot be told apart.
+
+    Args:
+        x: inputs.
+        y: targets.
+        num_outputs: of all these examples.
+    """
     parts = _tensors(x)
-    if len(y) <= _NUM_EXAMPLES or any(t.ndim == 0 or len(t) != len(y) for t in parts):
+    size = len(y)
+    wanted = max(1, min(_NUM_EXAMPLES, size * _NUM_OUTPUTS // max(num_outputs, 1)))
+    if size <= wanted or any(t.ndim == 0 or len(t) != size for t in parts):
         return mapped(x, Tensor.clone), y.clone()
-    return mapped(x, lambda t: t[:_NUM_EXAMPLES].clone()), y[:_NUM_EXAMPLES].clone()
+    return mapped(x, lambda t: t[:wanted].clone()), y[:wanted].clone()
 
 
 def doubled(tensor: Any) -> Any:

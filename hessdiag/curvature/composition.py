@@ -168,6 +168,15 @@ def _embedding_bag(given: dict[str, Any], _: bool) -> Tensor | None:
     return total / sizes[:, None]
 
 
+def _grouped_mm(given: dict[str, Any], _: bool) -> Tensor | None:
+    """Multiply rows by the matrix of their group; torch's own knows no float64."""
+    x, matrices, ends = given["mat_a"], given["mat_b"], given["offs"]
+    if x.dtype != torch.float64 or x.ndim != 2 or matrices.ndim != 3:
+        return None
+    groups = torch.tensor_split(x, ends[:-1].cpu().long())
+    return torch.cat([rows @ matrix for rows, matrix in zip(groups, matrices, strict=True)])
+
+
 def _hard_sigmoid(given: dict[str, Any], _: bool) -> Tensor:
     return F.hardtanh(given["input"] / 6 + 0.5, 0.0, 1.0)
 
@@ -196,6 +205,8 @@ _TABLE: dict[str, tuple[int, Callable[[dict[str, Any], bool], Tensor | None]]] =
     "_weight_norm": (2, _weight_norm),
     "embedding": (2, _embedding),
     "embedding_bag": (2, _embedding_bag),
+    "grouped_mm": (2, _grouped_mm),
+    "_grouped_mm": (2, _grouped_mm),
     "hardsigmoid": (2, _hard_sigmoid),
     "hardsigmoid_": (2, _hard_sigmoid),
 }
@@ -208,6 +219,8 @@ _BUILTINS = {
     "layer_norm": "input normalized_shape weight bias eps",
     "_weight_norm": "v g dim",
     "embedding": "weight input padding_idx scale_grad_by_freq sparse",
+    "grouped_mm": "mat_a mat_b offs bias out_dtype",
+    "_grouped_mm": "mat_a mat_b offs bias out_dtype",
 }
 """Names of the arguments of ``torch.batch_norm`` and others, in their order, which is not F's."""
 _DEFAULTS: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hessdiag.curvature.as_called import few_examples
+from hessdiag.curvature.as_called import few_examples, mapped
+from hessdiag.curvature.direct import direct_product
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kernels import exact_kernels, undisturbed
 from hessdiag.curvature.linearisation import Linearisation
@@ -133,7 +135,6 @@ class Decomposition:
         self._gradient: Gradient | None = None
         self._twin: Decomposition | None = None  # in the other floating type
         self.notes: tuple[str, ...] = ()
-        self._few: tuple[Any, Tensor | Targets] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -242,11 +243,14 @@ class Decomposition:
         sums = [Sums(request) for request in requests]
         is_linear = True
         tally = torch.zeros(5, dtype=torch.float64, device=self.risk.device)
-        gradient = torch.zeros(self.layout.size, dtype=self.risk.dtype, device=self.risk.device)
         with exact_kernels(), self.risk.network.gathering():
-            for x, y, counts in self.risk.dealt():
-                if self.truth is None and self._few is None:
-                    self._few = few_examples(x, y)
+            batches = iter(self.risk.dealt())
+            first = [*itertools.islice(batches, 1)]
+            truth = None
+            if self.truth is None and first and processes.is_first():
+                truth = self._check_derivatives(*first[0][:2])  # while no sums are kept
+            gradient = torch.zeros(self.layout.size, dtype=self.risk.dtype, device=self.risk.device)
+            for x, y, counts in itertools.chain(first, batches):
                 local = Linearisation(self.risk, x, y, counts=counts)
                 at = local.at_output
                 found = local.total, at.weight, len(y), at.num_counted, at.num_correct or 0
@@ -255,7 +259,10 @@ class Decomposition:
                 if self._gradient is None:
                     local.check_loss()
                     local.check_twice_differentiable()
-                    gradient += self.layout.flatten(local.gradient)
+                    for total, tensor in zip(
+                        self.layout.unflatten(gradient), local.gradient, strict=True
+                    ):
+                        total += tensor
                 for request in sums:
                     request.add(local, self.layout)
                 del local
@@ -279,7 +286,9 @@ class Decomposition:
                 if part != "hessian" or len(answer) < len(PARTS):  # else finite as its parts are
                     self._check_finite(part, rows)
         if self.truth is None:
-            self._check_truth()
+            self.truth = processes.agreed(truth)
+            if self.truth is not None and not self.unchecked:
+                self.truth.judge()
         return answers
 
     def _add_up(self, tally: Tensor, vectors: Sequence[Tensor]) -> None:
@@ -292,14 +301,13 @@ class Decomposition:
         for tensor in vectors:
             processes.add_up(tensor, sharding.replicas)
 
-    def _check_truth(self) -> None:
+    def _check_derivatives(self, x: Any, y: Tensor | Targets) -> Truth:
         if self.risk.sharding is not None:
-            self.truth, self._few = Truth(reason="no process holds the network whole"), None
-            return
-        truth = check(self.risk, *self._few) if processes.is_first() and self._few else None
-        self.truth, self._few = processes.agreed(truth), None
-        if self.truth is not None and not self.unchecked:
-            self.truth.judge()
+            return Truth(reason="no process holds the network whole")
+        few = few_examples(x, y)
+        with torch.no_grad():
+            num_outputs = self.risk.outputs(mapped(few[0], Tensor.clone)).numel()
+        return check(self.risk, *few_examples(*few, num_outputs))
 
     @undisturbed()
     def residual(self, seed: int = 0) -> float:
@@ -313,21 +321,9 @@ class Decomposition:
         v = torch.empty(1, self.layout.size, dtype=self.risk.dtype, device=self.risk.device)
         self.space.fill(v, normal, generator)
         parts = self.layout.unflatten(v[0])
-        parameters = list(self.risk.parameters.values())
         with exact_kernels(), self.risk.network.gathering():
             gn, nme = Linearisation(self.risk, x, y).products(parts, gn=True, nme=True)
-            total = self.risk.loss.at(self.risk.outputs(x), y).total
-            gradient = torch.autograd.grad(
-                total, parameters, create_graph=True, materialize_grads=True
-            )
-            # ⟨∇L, v⟩ has the gradient H v; parameters that are not used have no part in it
-            used = [i for i, tensor in enumerate(gradient) if tensor.requires_grad]
-            hessian = torch.autograd.grad(
-                [gradient[i] for i in used],
-                parameters,
-                [parts[i] for i in used],
-                materialize_grads=True,
-            )
+            _, _, hessian = direct_product(self.risk, x, y, parts)
         assert gn is not None
         assert nme is not None
         direct = self.layout.flatten(hessian)

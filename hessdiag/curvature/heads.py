@@ -6,6 +6,7 @@ Nothing of transformers is imported: a network of it tells by its class and its 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -79,12 +80,23 @@ def completed(model: nn.Module, x: Any, y: Tensor | Targets) -> Any:
     if not isinstance(x, dict) or not _is_hugging_face(model):
         return x
     inputs = dict(x)
-    prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    if prepare is not None and "decoder_input_ids" not in inputs:
-        inputs["decoder_input_ids"] = prepare(labels=y.values if isinstance(y, Targets) else y)
+    if (shifted := _decoder_inputs(model)) is not None and "decoder_input_ids" not in inputs:
+        inputs["decoder_input_ids"] = shifted(y.values if isinstance(y, Targets) else y)
     if "use_cache" in inspect.signature(model.forward).parameters:
         inputs.setdefault("use_cache", False)
     return inputs
+
+
+def _decoder_inputs(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Find how a network makes its decoder's inputs of the labels, if it does."""
+    prepare: Any = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if prepare is not None:
+        return lambda labels: prepare(labels=labels)
+    shift: Any = getattr(sys.modules[type(model).__module__], "shift_tokens_right", None)
+    config: Any = getattr(model, "config", None)
+    if shift is None or not type(model).__name__.endswith("ForConditionalGeneration"):
+        return None
+    return lambda labels: shift(labels, config.pad_token_id, config.decoder_start_token_id)
 
 
 def _default(model: nn.Module, result: Any) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
+from torch import Tensor
 
 from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.linalg.driver import Answer, Request
@@ -14,9 +17,12 @@ class Sums:
 
     def __init__(self, request: Request) -> None:
         self.vectors, self.parts = request.vectors, request.parts
-        # H alone is summed in place; beside both of its parts it is their sum at the end
+
+    @cached_property
+    def rows(self) -> dict[str, Tensor]:
+        """The sums by part; H alone is one, beside both of its parts it is theirs at the end."""
         derived = self.parts >= {"gn", "nme"}
-        self.rows = {
+        return {
             part: torch.zeros_like(self.vectors)
             for part in sorted(self.parts)  # the same order in all processes
             if not (derived and part == "hessian")

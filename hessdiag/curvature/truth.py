@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from hessdiag.curvature.as_called import AsCalled, doubled, mapped
 from hessdiag.curvature.culprits import find_culprit
+from hessdiag.curvature.direct import direct_product
 from hessdiag.curvature.kernels import exact_kernels
-from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.memory import available_bytes
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
@@ -114,7 +114,7 @@ class Truth:
 def check(risk: EmpiricalRisk, x: Any, y: Tensor | Targets, *, seed: int = 0) -> Truth:
     """Compare gradient and H v with those of the module as it is called.
 
-    Cost: below five gradients of these examples in float64, and two copies of the network.
+    Cost: below five gradients of these examples in float64, and the memory of five vectors.
 
     Args:
         risk: the network and its loss.
@@ -125,7 +125,7 @@ def check(risk: EmpiricalRisk, x: Any, y: Tensor | Targets, *, seed: int = 0) ->
     chosen = {m.name for m in risk.model.modules() if isinstance(m, Activation)} & {*_CHOSEN}
     if chosen:
         return Truth(reason=f"that of {' and '.join(sorted(chosen))} is chosen")
-    needed = 8 * 8 * sum(tensor.numel() for tensor in risk.model.parameters())
+    needed = 8 * 6 * sum(tensor.numel() for tensor in risk.model.parameters())
     if needed > available_bytes(risk.device):
         return Truth(reason="too little memory for copies in float64")
     with exact_kernels(), torch.random.fork_rng(devices=[]):
@@ -139,6 +139,8 @@ def check(risk: EmpiricalRisk, x: Any, y: Tensor | Targets, *, seed: int = 0) ->
 
 
 class _Check:
+    """At most five vectors of float64 are held at once, θ included."""
+
     def __init__(self, risk: EmpiricalRisk, x: Any, y: Tensor | Targets, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(stream(seed, "truth"))
         self.names = risk.layout.names
@@ -150,43 +152,38 @@ class _Check:
             if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
             and module.padding_idx is not None
         }
-        nearby = [
-            2
-            * _NEARBY
-            * torch.rand(like.shape, generator=self.generator, dtype=torch.float32).double()
-            - _NEARBY
-            for like in self.like
-        ]
-        move = self.moves(nearby)
         self.risk = risk.in_double()
-        with torch.no_grad():
-            for ours, like, step in zip(
-                self.risk.parameters.values(), self.like, move, strict=True
-            ):
-                ours.copy_(like.double() + step)
         self.theta = [tensor.detach() for tensor in self.risk.parameters.values()]
+        for theta, like, step in zip(self.theta, self.like, self.nearby(), strict=True):
+            theta.copy_(like.detach()).add_(step)
         self.x, self.y = mapped(x, doubled), doubled(y)
         self.narrow = None
         if risk.dtype != torch.float64:
-            moved = risk.displaced(risk.layout.flatten([t.to(risk.dtype) for t in move]))
+            steps = [
+                (theta - like.detach()).to(risk.dtype)
+                for theta, like in zip(self.theta, self.like, strict=True)
+            ]
+            moved = risk.displaced(risk.layout.flatten(steps))
+            del steps
             with torch.no_grad():
                 self.narrow = moved.select(moved.forward(mapped(x, Tensor.clone))).double()
         self.as_called = AsCalled(self.risk, self.x, self.y)
 
     def run(self) -> Truth:
-        torch.manual_seed(0)  # as the module is called, too
-        ours = Linearisation(self.risk, mapped(self.x, Tensor.clone), self.y)
         v = self.direction()
-        product = _product(ours, v)
-        size = max(self.sizes(ours.gradient))
-        ahead = self.as_called.gradient(_moved(self.theta, v, _STEP))
-        slope = [(a - g) / _STEP for a, g in zip(ahead, ours.gradient, strict=True)]
-        errors = self.errors(slope, product, size / _STEP)
-        truth = Truth(product=max(errors), precision=self.precision(ours.outputs))
+        gradient, product, precision = self.ours(v)
+        size, sizes = max(self.sizes(gradient)), self.sizes(product)
+        for g, hv in zip(gradient, product, strict=True):
+            g.add_(hv, alpha=_STEP)  # what is expected of the gradient ahead
+        del product
+        apart = self.apart(self.ahead(v, _STEP), gradient)
+        del gradient
+        errors = self.relative([a / _STEP for a in apart], sizes, size / _STEP)
+        truth = Truth(product=max(errors), precision=precision)
         if max(errors) <= TOLERANCE:
             return truth
-        own = self.as_called.gradient(self.theta)
-        errors = self.errors(ours.gradient, own, size)
+        gradient, product, _ = self.ours(v)
+        errors = self.errors(gradient, self.as_called.gradient(), size)
         if max(errors) > TOLERANCE:
             return replace(truth, gradient=max(errors), product=None, blocks=self.above(errors))
         truth = replace(truth, gradient=max(errors))
@@ -206,34 +203,53 @@ class _Check:
                 culprit = find_culprit(self.risk.network, *self.risk.arguments(x))
                 return replace(truth, culprit=culprit)
             v = self.direction()
-            product = _product(ours, v)
+            _, product, _ = self.ours(v)
         return Truth(reason="its kinks lie too close to each other")
+
+    def ours(self, v: list[Tensor]) -> tuple[list[Tensor], list[Tensor], float | None]:
+        """Compute ∇L, H v and how far off the outputs are in the type computed in."""
+        torch.manual_seed(0)  # as the module is called, too
+        z, gradient, product = direct_product(self.risk, mapped(self.x, Tensor.clone), self.y, v)
+        if self.narrow is None:
+            return gradient, product, None
+        return gradient, product, float((self.narrow - z).norm()) / (float(z.norm()) or 1.0)
+
+    def ahead(self, v: Tensors, step: float) -> list[Tensor]:
+        """Compute the gradient at θ + ``step`` v of the module as it is called."""
+        try:
+            for theta, direction in zip(self.theta, v, strict=True):
+                theta.add_(direction, alpha=step)
+            return self.as_called.gradient()
+        finally:
+            for theta, direction in zip(self.theta, v, strict=True):
+                theta.sub_(direction, alpha=step)
 
     def central(self, v: Tensors, radius: float) -> list[Tensor]:
         """Compute ``[g(θ + rv) − g(θ − rv)]/(2r)`` of the module as it is called."""
-        ahead, behind = (
-            self.as_called.gradient(_moved(self.theta, v, sign * radius)) for sign in (1, -1)
-        )
-        return [(a - b) / (2 * radius) for a, b in zip(ahead, behind, strict=True)]
+        ahead, behind = self.ahead(v, radius), self.ahead(v, -radius)
+        return [a.sub_(b).div_(2 * radius) for a, b in zip(ahead, behind, strict=True)]
+
+    def nearby(self) -> Iterator[Tensor]:
+        """Draw the way to the point that is looked at, tensor by tensor."""
+        for like, scale in zip(self.like, self.scales, strict=True):
+            draw = torch.rand(like.shape, generator=self.generator, dtype=torch.float32)
+            yield self.along(like, draw.double().mul_(2).sub_(1).mul_(scale * _NEARBY))
 
     def direction(self) -> list[Tensor]:
         """Draw a direction of random signs, as large in each tensor as the parameters there."""
-        signs = [
-            torch.randint(0, 2, like.shape, generator=self.generator, dtype=torch.int8)
-            for like in self.like
-        ]
-        return self.moves([2.0 * sign.double() - 1.0 for sign in signs])
-
-    def moves(self, draws: Tensors) -> list[Tensor]:
-        """Scale a draw; the row of a padding token stays, as autograd takes it for a constant."""
         found: list[Tensor] = []
-        for scale, like, draw in zip(self.scales, self.like, draws, strict=True):
-            if id(like) in self.padding:
-                draw[self.padding[id(like)]] = 0.0
-            found.append(scale * draw.to(like.device))
+        for like, scale in zip(self.like, self.scales, strict=True):
+            draw = torch.randint(0, 2, like.shape, generator=self.generator, dtype=torch.int8)
+            found.append(self.along(like, draw.double().mul_(2).sub_(1).mul_(scale)))
         return found
 
-    def sizes(self, tensors: Tensors) -> list[float]:
+    def along(self, like: Tensor, draw: Tensor) -> Tensor:
+        """Leave the row of a padding token as it is, which autograd takes for a constant."""
+        if id(like) in self.padding:
+            draw[self.padding[id(like)]] = 0.0
+        return draw.to(like.device)
+
+    def sizes(self, tensors: Iterable[Tensor]) -> list[float]:
         return [scale * float(t.norm()) for scale, t in zip(self.scales, tensors, strict=True)]
 
     def errors(self, got: Tensors, wanted: Tensors, size: float) -> list[float]:
@@ -244,8 +260,14 @@ class _Check:
             wanted: likewise.
             size: what rounding is relative to.
         """
-        differences = self.sizes([a - b for a, b in zip(got, wanted, strict=True)])
-        sizes = self.sizes(wanted)
+        return self.relative(self.apart(got, wanted), self.sizes(wanted), size)
+
+    def apart(self, got: Tensors, wanted: Tensors) -> list[float]:
+        return self.sizes(a - b for a, b in zip(got, wanted, strict=True))
+
+    def relative(
+        self, differences: Sequence[float], sizes: Sequence[float], size: float
+    ) -> list[float]:
         if not all(map(math.isfinite, (*differences, *sizes))):
             raise InputError("the derivatives are not finite")
         rounding = 1e3 * torch.finfo(torch.float64).eps * size
@@ -256,24 +278,6 @@ class _Check:
     def above(self, errors: Sequence[float]) -> tuple[str, ...]:
         pairs = zip(self.names, errors, strict=True)
         return tuple(name for name, error in pairs if error > TOLERANCE)
-
-    def precision(self, outputs: Tensor) -> float | None:
-        if self.narrow is None:
-            return None
-        difference = float((self.narrow - outputs.detach()).norm())
-        return difference / (float(outputs.detach().norm()) or 1.0)
-
-
-def _product(local: Linearisation, v: list[Tensor]) -> list[Tensor]:
-    """Compute H v as the sum of its parts."""
-    gn, nme = local.products(v, gn=True, nme=True)
-    assert gn is not None
-    assert nme is not None
-    return [a + b for a, b in zip(gn, nme, strict=True)]
-
-
-def _moved(tensors: Tensors, steps: Tensors, size: float = 1.0) -> list[Tensor]:
-    return [t + size * step for t, step in zip(tensors, steps, strict=True)]
 
 
 def _scales(parameters: Tensors) -> list[float]:

@@ -135,14 +135,11 @@ def agreed(value: Any) -> Any:
     return values[0]
 
 
-def mesh(
-    shard: bool | DeviceMesh, device: torch.device | str | None = None, *, copies: int = 1
-) -> DeviceMesh | None:
+def mesh(shard: bool | DeviceMesh, *, copies: int = 1) -> DeviceMesh | None:
     """Lay the processes out, each copy of a network over as many of them as there are for it.
 
     Args:
         shard: whether to; a mesh is taken as it is.
-        device: of the tensors that lie over it, where the processes' own does not tell.
         copies: of the network.
 
     Raises:

@@ -114,7 +114,7 @@ def spectrum(
         bn=bn,
         dtype=dtype,
         device=device,
-        shard=processes.mesh(shard, device),
+        shard=processes.mesh(shard),
         unchecked=unchecked,
         on_microbatch=progress.microbatch,
     )
