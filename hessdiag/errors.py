@@ -23,14 +23,14 @@ class InputError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        parts = [self.what]
+        parts = [self.what]  # whose own lines stand deeper: none begins with what others wrote
         if self.got is not None:
             parts.append(f"got: {self.got}")
         if self.wanted is not None:
             parts.append(f"wanted: {self.wanted}")
         if self.hint is not None:
             parts.append(f"hint: {self.hint}")
-        return "\n  ".join(parts)
+        return "\n  ".join(part.replace("\n", "\n    ") for part in parts)
 
 
 class NotFinite(InputError):

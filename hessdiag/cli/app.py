@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -55,10 +56,22 @@ def _ending_properly(command: Callable[..., None]) -> Callable[..., None]:
         try:
             paths.check(given)
             command(**given)
-        except (SystemExit, EOFError, OSError, typer.Exit, typer.Abort) as error:
+        except OSError as error:
+            if error.errno not in _OF_THE_SYSTEM:
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
+            name = error.filename or "a file"
+            raise InputError(f"{name} cannot be read or written", got=error.strerror) from error
+        except (SystemExit, EOFError, typer.Exit, typer.Abort) as error:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     return run
+
+
+_OF_THE_SYSTEM = (
+    *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EINTR),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOLCK, errno.ETIMEDOUT),
+)
+"""Faults of a disk or of limits, which may strike at any line."""
 
 
 def _among_processes(command: Callable[..., None], *, shared: bool) -> Callable[..., None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -114,6 +113,7 @@ def _place(out: str | None) -> Path:
         InputError: something is there.
     """
     from hessdiag.errors import InputError
+    from hessdiag.files import is_there
     from hessdiag.training import folder
 
     if out is None:
@@ -124,7 +124,7 @@ def _place(out: str | None) -> Path:
             return folder.unused(str(place))
         return place
     names = (*folder.FILES, *_OUTPUTS)
-    if present := [name for name in names if os.path.lexists(Path(out) / name)]:
+    if present := [name for name in names if is_there(Path(out) / name)]:
         raise InputError(
             "the demo's folder holds such files already",
             got=f"{', '.join(present)} in {out}",

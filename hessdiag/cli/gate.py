@@ -164,7 +164,8 @@ def _serve(
     if gitlab is not None:
         files.write_text(gitlab, services.gitlab(report, subject))
     if os.environ.get("GITHUB_ACTIONS") == "true":
+        stream: Any = sys.stderr if to_stderr else sys.stdout
         for line in services.workflow_commands(report, subject):
-            print(line, file=sys.stderr if to_stderr else sys.stdout)
+            getattr(stream, "command", stream.write)(f"{line}\n")
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         files.append_text(summary, services.summary(report, subject))

@@ -62,7 +62,7 @@ def show(result: Result, output: OutputOptions) -> None:
 
         figure.save(result.document(), output.plot)
     if output.json == "-":
-        sys.stdout.write(result.to_json())
+        sys.stdout.write(result.to_json().replace("##", "#\\u0023"))  # which CI may obey
         return
     if output.json is not None:
         files.write_text(output.json, result.to_json())

@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Generator
@@ -21,6 +22,18 @@ _SPELT = {
 """What stands for a sign where the stream has no code for it."""
 
 
+_COMMAND = re.compile(
+    r"(?:^|(?<=[\r\v\f\x1c-\x1e\x85\u2028\u2029]))[^\S\n]*:(?=:)|##\w*(?=\[)", re.MULTILINE
+)
+"""What CI takes for a command: ``::error::`` at a line's start, ``##[error]`` anywhere in one."""
+_UNSEEN = {
+    code: f"\\u{code:04x}"
+    for codes in (range(0x80, 0xA0), range(0x202A, 0x202F), range(0x2066, 0x206A), (0x61C,))
+    for code in (*codes, 0x200E, 0x200F, 0x2028, 0x2029)
+}
+"""Signs that turn or steer what stands around them; no text of ours has any."""
+
+
 class Stream:
     """A text stream that spells what it cannot encode, and drops what it cannot write.
 
@@ -30,20 +43,31 @@ class Stream:
 
     def __init__(self, stream: TextIO | None) -> None:
         self.failure: OSError | ValueError | None = None
+        self._line = ""  # as far as it was written
         self._is_closed = stream is None  # from the start, as by >&-
         self._stream = io.StringIO() if stream is None else stream
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.reconfigure(errors=_ERRORS)  # pyright: ignore
 
     def write(self, text: str) -> int:
-        """Write ``text``, or what of it the stream can carry."""
+        """Write ``text``, or what of it the stream can carry; no command to CI is in it."""
+        begun = len(self._line)
+        line = self._line + text
+        self._line = line[line.rfind("\n") + 1 :]
+        for match in reversed([*_COMMAND.finditer(line)]):
+            if match.end() >= begun:
+                line = f"{line[: match.end()]}\\{line[match.end() :]}"
+        self.command(line[begun:].translate(_UNSEEN))
+        return len(text)
+
+    def command(self, text: str) -> None:
+        """Write ``text`` as it is: one of our own commands to CI."""
         try:
             self._stream.write(text)
             if self._is_closed and text:
                 raise ValueError("it is closed")
         except (OSError, ValueError) as error:
             self.failure = self.failure or error
-        return len(text)
 
     def flush(self) -> None:
         """Write what is buffered; after a failure nothing more is, as it would fail at the end."""

@@ -92,7 +92,9 @@ def _message(finding: Judgement) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    for sign, code in {"%": "%25", "\r": "%0D", "\n": "%0A", "##": "#\\#"}.items():
+        text = text.replace(sign, code)
+    return text
 
 
 def _property(text: str) -> str:

@@ -130,7 +130,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        *(KeyError("x"), RuntimeError("shape\nmismatch"), RuntimeError(), OSError(5, "odd")),
+        *(KeyError("x"), RuntimeError("shape\nmismatch"), RuntimeError(), OSError("odd")),
         *(SystemExit(0), SystemExit(1), SystemExit("x"), EOFError(), BrokenPipeError(32, "x")),
         *(typer.Exit(0), typer.Abort(), RecursionError("\x1b[31m")),
     ],
