@@ -201,6 +201,19 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise InputError(f"cannot write {path}", got=getattr(error, "strerror", error)) from error
 
 
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Tell whether there is anything of that name; unlike os.path, not by a disk that fails.
+
+    Raises:
+        OSError: that cannot be told.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """Hash a file's bytes."""
     with Path(path).open("rb") as file:

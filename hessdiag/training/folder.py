@@ -17,6 +17,7 @@ from hessdiag import codec, locks
 from hessdiag.errors import InputError
 from hessdiag.files import (
     check_writable,
+    is_there,
     read_text,
     remove_leftovers,
     replacing,
@@ -97,8 +98,8 @@ def owned(folder: Path, *, new: bool = False) -> Generator[None]:
         InputError: it cannot be made or written; another process owns it; or something in it with
             the name of a run's file would lead a run out of the folder.
     """
-    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
+        made = [path for path in (folder, *folder.parents) if not is_there(path)]
         folder.mkdir(parents=True, exist_ok=not new)
     except (OSError, ValueError) as error:
         got = getattr(error, "strerror", error)
@@ -171,7 +172,11 @@ def digests(folder: Path, config: Config) -> set[str]:
 def _is_of(config: Config, folder: Path) -> bool:
     try:
         return Config.from_toml(read_text(folder / CONFIG)) == config
-    except (InputError, OSError, ValueError):
+    except OSError as error:
+        if is_there(folder / CONFIG):  # a disk that fails is no other configuration
+            raise InputError(f"{folder / CONFIG} cannot be read", got=error.strerror) from error
+        return False
+    except (InputError, ValueError):
         return False
 
 
@@ -189,7 +194,7 @@ def _is_reported(folder: Path) -> bool:
         report = codec.read(_Reported, folder / REPORT)
         return report.checkpoint.sha256 == sha256(folder / LAST)
     except (InputError, OSError):
-        return not os.path.lexists(folder / REPORT)
+        return not is_there(folder / REPORT)
 
 
 class _Reported(Struct):
@@ -200,7 +205,7 @@ class _Reported(Struct):
 
 def _present(folder: Path) -> list[str]:
     """List the files in the folder that have the name of a run's."""
-    return [name for name in FILES if os.path.lexists(folder / name)]
+    return [name for name in FILES if is_there(folder / name)]
 
 
 def _events(folder: Path) -> Iterable[Path]:

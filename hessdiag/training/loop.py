@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hessdiag import files
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import peak_bytes
 from hessdiag.curvature.pac_bayes import pac_bayes_bound
@@ -161,7 +161,7 @@ def _finished(run: Run, began: float) -> Finished:
         epochs=tuple(run.epochs),
         provenance=Provenance(
             checkpoint=str(checkpoint),
-            checkpoint_sha256=_sha256(checkpoint) if processes.is_first() else None,
+            checkpoint_sha256=files.sha256(checkpoint) if processes.is_first() else None,
             model=run.spec,
             data=data.spec,
             split=data.split,
@@ -177,11 +177,6 @@ def _finished(run: Run, began: float) -> Finished:
         num_processes=processes.count(),
         device=str(run.device),
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open_streams(config: Config) -> tuple[Stream, Stream | None]:

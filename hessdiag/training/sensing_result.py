@@ -8,6 +8,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from hessdiag.errors import InputError
 from hessdiag.results import Measured, Seconds
 
 Array = NDArray[np.float64]
@@ -77,6 +78,17 @@ class Sensing(Measured, frozen=True, kw_only=True, tag="hessdiag.sensing/1"):
     methods: tuple[Curves, ...]
     cost: Seconds
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape = (len(self.steps),)
+        for curves in self.methods:
+            for table in (curves.loss, curves.relative_error, curves.trace):
+                if table.shape != shape:
+                    raise InputError(
+                        f"the curves of {curves.name} do not fit the steps",
+                        got=table.shape,
+                        wanted=shape,
+                    )
 
     @property
     def curves(self) -> dict[str, Curves]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from hessdiag.errors import InputError
-from hessdiag.files import read_bytes, replacing
+from hessdiag.files import is_there, read_bytes, replacing
 
 CURRENT, PREVIOUS = "state.pt", "state-previous.pt"
 _DIGEST_LENGTH = 64  # hexadecimal SHA-256 of the rest, at the head of the file
@@ -59,7 +58,7 @@ def load(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     Raises:
         InputError: all that there is is damaged.
     """
-    if not any(os.path.lexists(folder / name) for name in (CURRENT, PREVIOUS)):
+    if not any(is_there(folder / name) for name in (CURRENT, PREVIOUS)):
         return None, "no state was written yet; starting from the beginning"
     reasons: list[str] = []
     for name in (CURRENT, PREVIOUS):

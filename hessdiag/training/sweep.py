@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby, product
 from pathlib import Path
@@ -130,6 +131,9 @@ def run(
     with folder.owned(out):
         for name, trial in trials.items():
             trials[name] = _recall(trial, out / name, outputs)
+            if trials[name].epochs:
+                with suppress(InputError), folder.owned(out / name):
+                    pass  # what a killed process left half-written goes
         left += [trial for trial in trials.values() if not trial.epochs]
         if not left:
             yield known()
@@ -168,6 +172,8 @@ def _train(
             payload, _ = state.load(place)
             on_finished(loop.train(trial.config, data, test, out=place, payload=payload, **options))
     except InputError as error:
+        if isinstance(error.__cause__, OSError):  # a disk that fails is no result of a run
+            raise
         reason = error.what if error.got is None else f"{error.what}: {error.got}"
         return replace(trial, failure=reason)
     return _recall(trial, place, outputs)

@@ -1,100 +1,132 @@
-"""Faults at single file operations: an error of the system, a signal, or the end of the process."""
+"""One fault at one file operation of a command, in a forked child of a process that is warm.
+
+The process has ``faults.c`` preloaded, which counts file operations and lets one fail.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import gc
 import os
 import signal
+import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hessdiag.__main__ import main
+import torch
+from matplotlib.figure import Figure
 
-OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.listdir"}
-"""What Python announces of itself; the calls below it does not."""
-ENDS = ("EIO", "ENOSPC", "EINTR", "SIGKILL", "SIGINT")
+from hessdiag.__main__ import main
+from hessdiag.training import recipes, state
+
+ENDS: dict[str, int] = {
+    **{name: getattr(errno, name) for name in ("EIO", "ENOSPC", "EINTR")},
+    **{name: -getattr(signal, name) for name in ("SIGKILL", "SIGINT")},
+}
 
 
 @dataclass
 class Outcome:
-    """How a command ended: its exit code, or minus the signal; what it said; operations counted."""
+    """How a command ended.
+
+    Attributes:
+        code: its exit code, or minus the signal.
+        talk: what it said.
+        kinds: a letter for each of its file operations: r reads, w takes space, c changes.
+        where: the operation that failed.
+    """
 
     code: int
-    err: str
-    count: int
+    talk: str
+    kinds: str
+    where: str
 
 
-def run(place: Path, *args: Any, at: int = 0, end: str = "") -> Outcome:
-    """Run a command in a process of its own; the operation ``at`` below ``place`` fails, from 1."""
-    talk, counter = place / "talk", place / "count"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of threads: there are none in the way
-        pid = os.fork()
-    if pid == 0:
-        _run_and_leave(place, [str(arg) for arg in args], talk, counter, at, end)
-    _, status = os.waitpid(pid, 0)
-    count = int(counter.read_text()) if counter.exists() else 0
-    return Outcome(os.waitstatus_to_exitcode(status), talk.read_text(), count)
+def build(place: Path) -> Path:
+    """Compile what is to be preloaded."""
+    library = place / "faults.so"
+    source = Path(__file__).with_suffix(".c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library
 
 
-def _run_and_leave(
-    place: Path, args: list[str], talk: Path, counter: Path, at: int, end: str
-) -> None:
+def warm(place: Path, *commands: Sequence[str]) -> None:
+    """Run commands in ``place``, so that this process has imported all that its children need.
+
+    The demo's network becomes a tiny one, and no curve is drawn: both take more time than all else.
+    """
+    torch.set_num_threads(1)
+    small = replace(recipes.RECIPES["digits-wrn10-1"], model="mlp-4", epochs=2, batch_size=1024)
+    recipes.RECIPES["digits-wrn10-1"] = small
+    Figure.savefig = lambda _, path, **__: Path(path).write_text("<drawn>")  # pyright: ignore
+    here = Path.cwd()
+    os.chdir(place)
+    for args in commands:
+        sys.argv = ["hessdiag", *args]
+        with suppress(SystemExit):
+            main()
+    os.chdir(here)
+    gc.collect()
+    gc.freeze()  # so that children share it
+
+
+def call(place: Path, args: Sequence[str], at: int = 0, end: str = "EIO") -> Outcome:
+    """Run a command in a child, in ``place / "work"``; the operation ``at`` below it fails."""
+    return ended(place, started(place, args, at, end))
+
+
+def started(
+    place: Path, args: Sequence[str], at: int = 0, end: str = "EIO", gate: int | None = None
+) -> int:
+    """Fork a child that runs a command, once ``gate`` is shut, if there is one."""
+    pid = os.fork()
+    if pid:
+        return pid
     code = 99
     try:
-        os.chdir(place)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.stdout = sys.stderr = talk.open("w")
+        os.chdir(place / "work")
+        os.environ["GITHUB_STEP_SUMMARY"] = str(place / "work" / "summary.md")
+        sys.stdout = sys.stderr = (place / "talk").open("w", buffering=1)
         sys.argv = ["hessdiag", *args]
-        faults = _Faults(place, at, end)
+        _note_states(place / "saved")
+        library = ctypes.CDLL(None)
+        library.disarm.restype = library.where.restype = ctypes.c_char_p
+        if gate is not None:
+            os.read(gate, 1)
+        else:
+            library.arm(os.fsencode(place / "work"), at, ENDS[end])
         try:
             main()
         except SystemExit as done:
-            code = done.code if isinstance(done.code, int) else 98
+            code = int(done.code or 0)
         except BaseException as error:
-            print("Traceback", repr(error), file=talk.open("a"))
-        faults.at = -1
-        counter.write_text(str(faults.count))
+            print("Traceback", repr(error), file=sys.stderr)
+        (place / "seen").write_bytes(library.disarm() + b"\n" + library.where())
     finally:
-        sys.stdout.flush()
         os._exit(code)
 
 
-class _Faults:
-    """Counts the file operations below a folder, and lets one of them fail."""
+def ended(place: Path, pid: int) -> Outcome:
+    """Wait for a child and tell how it ended."""
+    _, status = os.waitpid(pid, 0)
+    seen = place / "seen"
+    kinds, _, where = (seen.read_text() if seen.exists() else "").partition("\n")
+    seen.unlink(missing_ok=True)
+    return Outcome(os.waitstatus_to_exitcode(status), (place / "talk").read_text(), kinds, where)
 
-    def __init__(self, place: Path, at: int, end: str) -> None:
-        self.place, self.at, self.end, self.count = str(place), at, end, 0
-        sys.addaudithook(self.audit)
-        for owner, names in ((os, ("fsync", "pwrite")), (Path, ("write_bytes", "write_text"))):
-            for name in names:
-                setattr(owner, name, self.around(getattr(owner, name)))
 
-    def audit(self, event: str, args: Sequence[Any]) -> None:
-        if event in OPERATIONS and self.at >= 0 and isinstance(args[0], str | os.PathLike):
-            path = os.path.join(os.getcwd(), os.fspath(args[0]))
-            if path.startswith(self.place) and not path.endswith(("/talk", "/count")):
-                self.strike()
+def _note_states(path: Path) -> None:
+    """Note, out of reach of any fault, which states were written."""
+    real = state.save
 
-    def around(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            self.strike()
-            result = real(*args, **options)
-            self.strike()
-            return result
+    def save(place: Path, payload: dict[str, Any]) -> None:
+        real(place, payload)
+        with path.open("a") as file:
+            file.write(f"{place} {payload['step']}\n")
 
-        return call
-
-    def strike(self) -> None:
-        if self.at < 0:
-            return
-        self.count += 1
-        if self.count == self.at and self.end.startswith("SIG"):
-            os.kill(os.getpid(), getattr(signal, self.end))
-        elif self.count == self.at:
-            number = getattr(errno, self.end)
-            raise OSError(number, os.strerror(number))
+    state.save = save

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from hessdiag.data.datasets import Dataset
 from hessdiag.errors import InputError
-from hessdiag.nets import checkpoints
 from hessdiag.seeds import stream
 from hessdiag.training import folder, loop, methods, recipes, state
 from hessdiag.training.folder import Config
@@ -353,29 +352,3 @@ def test_a_process_that_is_killed_goes_on(tmp_path: Path):
     assert [row["number"] for row in folder.read_metrics(parts)] == [1, 2, 3]
     leftover = [path.name for path in parts.iterdir() if path.name not in folder.FILES]
     assert all(name.startswith(".hessdiag-") for name in leftover)  # of writes that were cut short
-
-
-# --- several at once ---------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("out", [("--out", "run"), ()], ids=["one folder", "folders of their own"])
-def test_eight_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: tuple[str, ...]):
-    monkeypatch.chdir(tmp_path)
-    options = ("--model", "mlp-4", "--num-samples", 20, "--epochs", 1, "--device", "cpu", *out)
-    started = [spawn(*options, "--seed", seed) for seed in range(8)]
-    errors = [process.communicate(timeout=300)[1] for process in started]
-    codes = [process.returncode for process in started]
-    won = [seed for seed, code in enumerate(codes) if code == 0]
-    assert {*codes} <= {0, 2}
-    assert len(won) == (1 if out else 8), errors
-    for code, error in zip(codes, errors, strict=True):
-        assert (code == 0) == (error == "")
-        assert "another process works" in error or "holds a run already" in error or not error
-    runs = [tmp_path / "run"] if out else list((tmp_path / "runs").iterdir())
-    assert sorted(folder.read_config(run).seed for run in runs) == won
-    for run in runs:
-        checkpoint = checkpoints.read(run / folder.LAST).metadata
-        assert checkpoint is not None
-        assert checkpoint.seed == folder.read_config(run).seed
-        assert folder.is_finished(run, folder.read_config(run), (folder.CURVES, folder.REPORT))
