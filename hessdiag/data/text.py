@@ -61,7 +61,7 @@ def load(spec: str, split: str, form: TextForm | None, wanted: int | None, seed:
         got = getattr(error, "strerror", None) or error
         raise InputError(f"the text {path} cannot be read", got=got) from error
     tokenizer = _tokenizer(form)
-    ids = torch.tensor(tokenizer(content, add_special_tokens=False)["input_ids"])
+    ids = _tokens(tokenizer, content, form)
     length = min(_BLOCK, form.longest or _BLOCK, max(len(ids), 1))
     if len(ids) < 2:
         raise InputError(f"the text {path} is too short", got=f"{len(ids)} tokens", wanted="2")
@@ -72,6 +72,13 @@ def load(spec: str, split: str, form: TextForm | None, wanted: int | None, seed:
     if form.head == "masked":
         batch |= _masked(blocks, tokenizer, seed)
     return Examples(spec, split, (batch,))
+
+
+def _tokens(tokenizer: Any, content: str, form: TextForm) -> Tensor:
+    try:
+        return torch.tensor(tokenizer(content, add_special_tokens=False)["input_ids"])
+    except Exception as error:  # its files may say anything
+        raise InputError(f"the tokenizer of {form.folder} fails", got=reason(error)) from error
 
 
 def _masked(blocks: Tensor, tokenizer: Any, seed: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import torch
@@ -61,7 +61,9 @@ def attack(chosen: Format, good: Path, place: Path, count: int, seed: int = 0) -
     found: list[str] = []
     target = place / chosen.name
     if target.parent != place:  # a folder that is read as a whole
-        shutil.copytree(good / target.parent.name, target.parent)
+        top = Path(chosen.name).parts[0]
+        shutil.copytree(good / top, place / top)
+        shutil.copy(good / "corpus.txt", place)
     with suppress(InputError):
         chosen.read(good / chosen.name)  # so that no import is timed
     for number in range(count):
@@ -70,7 +72,7 @@ def attack(chosen: Format, good: Path, place: Path, count: int, seed: int = 0) -
         if random.random() < 0.1:
             damaged = mutations.of_bytes(damaged, random)
         target.write_bytes(damaged)
-        began = perf_counter()
+        began = process_time()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
@@ -81,7 +83,7 @@ def attack(chosen: Format, good: Path, place: Path, count: int, seed: int = 0) -
             found.append(f"{chosen.name} {number}: {type(error).__name__}: {str(error)[:200]}")
             if len(found) < 4:
                 (place / f"found-{number}-{target.name}").write_bytes(damaged)
-        if (seconds := perf_counter() - began) > SECONDS:
+        if (seconds := process_time() - began) > SECONDS:
             found.append(f"{chosen.name} {number}: {seconds:.1f} s")
     return found
 
@@ -114,6 +116,16 @@ def _folder(path: Path) -> None:
 
 def _data(path: Path) -> None:
     datasets.load(str(path), num_samples=2)
+
+
+def _image(path: Path) -> None:
+    datasets.load(f"folder:{path.parents[1]}", num_samples=1)
+
+
+def _corpus(path: Path) -> None:
+    """Read a text, or a tokenizer, by the two together."""
+    text = path if path.suffix == ".txt" else path.parents[1] / "corpus.txt"
+    subject.load(str(path.parent / "gpt" if path is text else path.parent), data=f"text:{text}")
 
 
 def _gated(path: Path) -> None:
@@ -237,7 +249,7 @@ _REPORT = (mutations.of_bytes, *(_json,) * 5)
 _REPORTS = {
     "spectrum": _by_all(_gated, _compared, _paged),
     **dict.fromkeys(("sparsity", "train", "gate"), _by_all(_gated, _paged)),
-    "compare": _paged,
+    **dict.fromkeys(("compare", "landscape", "blocks", "sweep", "sensing"), _paged),
 }
 _run = _by_all(
     lambda path: _paged(path.parent),
@@ -256,6 +268,13 @@ FORMATS = (
     Format("run/config.toml", _run, (mutations.of_bytes, _toml, _toml)),
     Format("run/metrics.jsonl", _run, (mutations.of_bytes, _lines, _lines)),
     Format("run/state.pt", _run, (mutations.of_bytes, _sealed, _sealed)),
+    *(
+        Format(f"images-{kind}/cat/0.{kind}", _image, _BYTES * 3 + (mutations.of_chunks,))
+        for kind in samples.IMAGES
+    ),
+    Format("corpus.txt", _corpus, _BYTES),
+    Format("gpt/tokenizer.json", _corpus, _CONFIG),
+    Format("gpt/tokenizer_config.json", _corpus, _CONFIG),
     Format("recipe.toml", _recipe, (mutations.of_bytes, _toml, _toml)),
     Format("hessdiag.toml", _limits, (mutations.of_bytes, _toml, _toml)),
     Format("lightning.ckpt", _weights, _ARCHIVE),

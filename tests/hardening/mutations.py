@@ -5,6 +5,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from random import Random
 from typing import Any
 
@@ -99,6 +100,21 @@ def of_toml(text: str, random: Random) -> bytes:
         elif "=" in lines[at]:
             lines[at] = f"{lines[at].partition('=')[0]}= {random.choice(TOML_LITERALS)}"
     return "\n".join(lines).encode()
+
+
+def of_chunks(content: bytes, random: Random) -> bytes:
+    """Put a huge or odd number in place of two or four bytes near the head, as of a size.
+
+    The checksum of a PNG's header is set right, so that readers look inside.
+    """
+    width = random.choice((2, 4))
+    number = random.choice((0, 1, 255, 20_000, 65_535, 2**31 - 1, 2**32 - 1)) % 256**width
+    at = random.randrange(min(len(content) - 4, 64))
+    changed = content[:at] + number.to_bytes(width, random.choice(("little", "big")))
+    changed += content[at + width :]
+    if content.startswith(b"\x89PNG"):
+        changed = changed[:29] + zlib.crc32(changed[12:29]).to_bytes(4, "big") + changed[33:]
+    return changed
 
 
 def of_safetensors(content: bytes, random: Random) -> bytes:

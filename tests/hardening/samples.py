@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from PIL import Image
 
 import hessdiag
 from hessdiag.comparisons.compare_run import compare_reports
@@ -49,6 +50,8 @@ accuracy = 0.5
 [gate.max-increase]
 nme.frobenius_norm = "10%"
 """
+DRAWN = ("train", "landscape", "blocks", "sweep", "sensing")
+IMAGES = ("png", "jpg", "bmp", "tiff", "webp", "ppm")
 SPEC = ModelSpec("mlp-4", "gelu", None, 10, (1, 8, 8))
 
 
@@ -67,6 +70,12 @@ def write(place: Path) -> None:
     np.savez(place / "data.npz", images=images, labels=labels)
     tensors = {"inputs": torch.ones(6, 3), "labels": torch.arange(6)}
     safetensors.torch.save_file(tensors, place / "data.safetensors")
+    (place / "corpus.txt").write_text(" ".join(f"w{number % 90}" for number in range(200)))
+    pixels = Image.fromarray(np.arange(3 * 64, dtype=np.uint8).reshape(8, 8, 3))
+    for suffix in IMAGES:
+        folder_of = place / f"images-{suffix}" / "cat"
+        folder_of.mkdir(parents=True)
+        pixels.save(folder_of / f"0.{suffix}")
     for kind, payload in _reports().items():
         (place / f"{kind}.json").write_text(json.dumps(payload))
     (place / "recipe.toml").write_text(RECIPE)
@@ -100,7 +109,7 @@ def _reports() -> dict[str, dict[str, Any]]:
     return {
         "spectrum": spectrum,
         "sparsity": sparsity,
-        "train": json.loads(RESULTS["train"]().to_json()),
+        **{kind: json.loads(RESULTS[kind]().to_json()) for kind in DRAWN},
         "gate": json.loads(verdict.of(origin).on("spectrum.json").to_json()),
         "compare": json.loads(compare_reports(report, report).to_json()),
     }
