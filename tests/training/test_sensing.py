@@ -133,8 +133,10 @@ def test_float32_descends_the_same_problem() -> None:
 
 
 def test_some_two_hundred_steps_are_logged() -> None:
-    told: list[tuple[int, int]] = []
-    found = sensing(replace(TINY, steps=1000), lambda *done: told.append(done))
+    told: list[tuple[float, float]] = []
+    found = sensing(
+        replace(TINY, steps=1000), lambda progress: told.append((progress.done, progress.expected))
+    )
     assert list(found.steps) == list(range(0, 1001, 5))
     assert told == [(step, 1000) for step in found.steps]
     assert all(len(curves.trace) == 201 for curves in found.curves.values())
