@@ -41,6 +41,8 @@ class AsCalled:
             module.training = risk.bn == "batch" and isinstance(module, _BatchNorm)
         named = dict(self.module.named_parameters())
         self.parameters = [named[name] for name in risk.layout.names]
+        for name, parameter in zip(risk.layout.names, self.parameters, strict=True):
+            parameter.data = risk.parameters[name].detach()  # those whose name a wrapper changed
 
     def gradient(self) -> list[Tensor]:
         """Compute ∇ of the summed loss."""

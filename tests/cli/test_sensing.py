@@ -45,8 +45,8 @@ def test_quiet_prints_nothing(run: Run):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--steps", 0), "steps is too small"),
-        (("--num-pairs", 0), "num_pairs is too small"),
+        (("--steps", 0), "--steps is too small"),
+        (("--num-pairs", 0), "--num-pairs is too small"),
         (("--sigma", -1), "sigma is out of range"),
         (("--sigma", "nan"), "sigma is out of range"),
         (("--dtype", "float16"), "unknown dtype"),
