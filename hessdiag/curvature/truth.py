@@ -114,7 +114,7 @@ class Truth:
 def check(risk: EmpiricalRisk, x: Any, y: Tensor | Targets, *, seed: int = 0) -> Truth:
     """Compare gradient and H v with those of the module as it is called.
 
-    Cost: below five gradients of these examples in float64, and the memory of five vectors.
+    Cost: about five gradients of these examples in float64, and the memory of five vectors.
 
     Args:
         risk: the network and its loss.
