@@ -20,7 +20,7 @@ class AnyLoss(OutputLoss):
     """Any twice differentiable loss(z, y).
 
     It returns the mean over the examples of a batch, or one value per example, or (sum, weight).
-    A mean is put to the test: it has to be that of its parts' means.
+    A mean is put to the test: it has to be that of its parts' means, and never a sum.
 
     Args:
         function: from outputs ``(N, …)`` and targets to any of these.
@@ -60,7 +60,7 @@ class AnyLoss(OutputLoss):
                 got="a penalty on the weights, or a second call of the network",
                 hint="leave it out; a penalty λ‖θ‖² adds 2λ to every eigenvalue of H",
             )
-        if is_mean and not self._one_batch:
+        if is_mean:
             self._check_mean(z.detach(), y, float(total.detach()))
 
     def _evaluate(self, z: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, float, bool]:
@@ -93,7 +93,7 @@ class AnyLoss(OutputLoss):
 
     def _check_mean(self, z: Tensor, y: Tensor, total: float) -> None:
         """Compare N ℓ(all) with the sum over two uneven parts, and over the example taken twice."""
-        if self._form not in (None, z.shape[1:]):
+        if not self._one_batch and self._form not in (None, z.shape[1:]):
             raise InputError(
                 f"the loss {self.name} is a mean over outputs whose shape changes",
                 got=f"shape {tuple(z.shape)} after (…, {', '.join(map(str, self._form or ()))})",
@@ -109,11 +109,17 @@ class AnyLoss(OutputLoss):
                 parts = [(z[:cut], y[:cut]), (z[cut:], y[cut:])]
                 sums = [float(self._evaluate(*part, None)[0]) for part in parts]
         except Exception as error:  # the user's code may raise anything
+            if self._one_batch:
+                return
             raise self._no_mean(f"a failure on part of a batch: {error}") from error
         if not math.isfinite(total):
             return  # which is refused elsewhere
         tolerance = 1e-9 if z.dtype == torch.float64 else 1e-5
-        if not abs(total - sum(sums)) <= tolerance * sum(map(abs, (total, *sums))):
+        if self._one_batch:  # a loss of the batch as a whole is no mean, and has one value
+            value, shares = total / len(z), [sums[0] / cut, sums[1] / (len(z) - cut)]
+            if all(shares) and abs(value - sum(shares)) <= tolerance * abs(value):
+                raise self._no_mean("a sum over them")
+        elif not abs(total - sum(sums)) <= tolerance * sum(map(abs, (total, *sums))):
             means = sum(sums) / len(z), total / len(z)
             raise self._no_mean("{:.6g} by parts of a batch, {:.6g} at once".format(*means))
 

@@ -83,6 +83,13 @@ def test_what_is_no_mean_over_examples_is_refused(kind: str, sizes: tuple[int, .
         dec.gradient()
 
 
+def test_a_sum_is_refused_of_one_batch_too():
+    with pytest.raises(InputError, match="a sum over them"):
+        Decomposition(
+            network(), [(X, Y)], lambda z, y: F.cross_entropy(z, y, reduction="sum")
+        ).gradient()
+
+
 def test_of_one_batch_it_is_what_it_is():
     dec = Decomposition(network(), [(X, Y)], contrast)
     truth = contrast(network()(X), Y)
