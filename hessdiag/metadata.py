@@ -36,6 +36,25 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
     arguments: tuple[tuple[str, Any], ...] = ()
 
 
+@dataclass(frozen=True)
+class Circumstances:
+    """In which arithmetic, where and by which parameters a network was looked at.
+
+    Attributes:
+        dtype: floating type computed in.
+        device: where.
+        bn: BatchNorm mode.
+        batch_size: examples in a microbatch; None where the caller made the batches.
+        params: globs over the parameters, or None.
+    """
+
+    dtype: str = "float32"
+    device: str = "cpu"
+    bn: str = "eval"
+    batch_size: int | None = None
+    params: tuple[str, ...] | None = None
+
+
 class DataSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Where the inputs come from and how they are scaled.
 

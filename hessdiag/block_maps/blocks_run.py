@@ -93,13 +93,7 @@ def blocks(
         checkpoint=CheckpointOrigin(num_parameters=layout.size),
         data=DataOrigin(num_samples=gradient.num_examples),
         risk=LossName(risk.loss.name),
-        settings=Chosen(
-            **vars(asked),
-            dtype=str(risk.dtype).removeprefix("torch."),
-            device=str(risk.device),
-            bn=bn,
-            params=(params,) if isinstance(params, str) else tuple(params) if params else None,
-        ),
+        settings=Chosen(**vars(asked), **vars(risk.circumstances)),
         layers=tuple(
             BlockLayer(name, len(place), len(place) <= asked.num_probes)
             for name, place in places.items()

@@ -22,6 +22,7 @@ from hessdiag.linalg.vectors import Layout
 from hessdiag.losses.any_loss import AnyLoss
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.losses.output_loss import Targets
+from hessdiag.metadata import Circumstances
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -109,6 +110,17 @@ class EmpiricalRisk:
     def device(self) -> torch.device:
         """Where."""
         return self.network.device
+
+    @property
+    def circumstances(self) -> Circumstances:
+        """What a report tells of all that."""
+        params = self.network.params
+        return Circumstances(
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=str(self.device),
+            bn=self.bn,
+            params=(params,) if isinstance(params, str) else tuple(params) if params else None,
+        )
 
     def displaced(self, vector: Tensor) -> EmpiricalRisk:
         """Make the same risk at θ + ``vector``, flat ``(n,)``; this one stays as it is."""

@@ -2,7 +2,8 @@
 
 ``H v = G v + N v`` holds whatever the network's own backward formulas say. So here the gradient is
 that of the module as its user calls it, in float64 on a few examples, and its difference along v is
-compared with H v, block by block of the parameters. The point is near θ, not θ itself: what is
+compared with H v of the loss differentiated twice (which the report's decomposition residual holds
+``G v + N v`` against), block by block of the parameters. The point is near θ, not θ itself: what is
 checked is the code, and there no unit sits exactly on its kink.
 
 A kink within the step adds J/h to a difference, a fault does not depend on h. So a suspicion is

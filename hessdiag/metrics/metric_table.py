@@ -268,7 +268,7 @@ def parse(name: str, *, what: str = "metric") -> Metric:
 
 
 def readings(result: Any) -> dict[str, Reading]:
-    """Read, of a spectrum, the metrics that are listed by name, by what they mean."""
+    """Read those metrics of a spectrum that are listed, by their names."""
     found = {name: parse(name).read(result) for name in LISTED}
     return {name: reading for name, reading in found.items() if not isinstance(reading, Missing)}
 

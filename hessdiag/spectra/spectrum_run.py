@@ -155,13 +155,7 @@ def spectrum(
         passes["total"] += passes["finite_radius"]
     gradient = decomposition.gradient()
     asymmetries = [found.asymmetry for found in samples.values() if found.asymmetry is not None]
-    chosen = Chosen(
-        **vars(plan.settings),
-        dtype=str(decomposition.risk.dtype).removeprefix("torch."),
-        device=str(decomposition.risk.device),
-        bn=bn,
-        params=(params,) if isinstance(params, str) else tuple(params) if params else None,
-    )
+    chosen = Chosen(**vars(plan.settings), **vars(decomposition.risk.circumstances))
     report = Report(
         checkpoint=CheckpointOrigin(num_parameters=decomposition.num_parameters),
         data=DataOrigin(num_samples=gradient.num_examples),

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from hessdiag.errors import InputError
-from hessdiag.parts import PARTS
-from hessdiag.settings import check, option
+from hessdiag.metadata import Circumstances
+from hessdiag.parts import PartsOption
+from hessdiag.settings import option
 
 SIGNS = {"both": (1, -1), "top": (1,), "bottom": (-1,)}
 """Ends of a spectrum, as :func:`hessdiag.linalg.lanczos.lanczos` takes them."""
 
 
 @dataclass(frozen=True)
-class EstimatorSettings:
+class EstimatorSettings(PartsOption):
     """How traces, norms, eigenvalues and densities are estimated.
 
     Attributes:
@@ -36,14 +37,6 @@ class EstimatorSettings:
         seed: of all randomness.
     """
 
-    parts: Annotated[
-        tuple[str, ...],
-        option(
-            "all, hessian, gn or nme; may be repeated. Default: all.",
-            choices=("all", *PARTS),
-            flag="--part",
-        ),
-    ] = PARTS
     num_probes: Annotated[int, option("Probes of traces and norms.", ge=1)] = 32
     top_k: Annotated[int, option("Eigenvalues at each end.", ge=0)] = 5
     ends: Annotated[
@@ -70,13 +63,6 @@ class EstimatorSettings:
     ] = None
     max_passes: Annotated[int, option("Passes Lanczos may take.", ge=1)] = 100
     seed: Annotated[int, option("Seed of all randomness.")] = 0
-
-    def __post_init__(self) -> None:
-        check(self)
-        if not self.parts:
-            raise InputError("no part is asked for", wanted=", ".join(PARTS))
-        once = PARTS if "all" in self.parts else tuple(dict.fromkeys(self.parts))
-        object.__setattr__(self, "parts", once)
 
     @property
     def num_eigenvalues(self) -> int:
@@ -126,19 +112,5 @@ class Settings(EstimatorSettings):
 
 
 @dataclass(frozen=True)
-class Chosen(Settings):
-    """The settings of a spectrum, completed by what was chosen.
-
-    Attributes:
-        dtype: floating type computed in.
-        device: where.
-        bn: BatchNorm mode.
-        batch_size: examples in a microbatch; None where the caller made the batches.
-        params: globs over the parameters, or None.
-    """
-
-    dtype: str = "float32"
-    device: str = "cpu"
-    bn: str = "eval"
-    batch_size: int | None = None
-    params: tuple[str, ...] | None = None
+class Chosen(Circumstances, Settings):
+    """The settings of a spectrum, completed by what was chosen."""

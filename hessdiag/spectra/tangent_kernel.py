@@ -47,7 +47,7 @@ def tangent_kernel(model: nn.Module, batches: Iterable[Any], **options: Any) -> 
         x, _ = next(risk.microbatches())
         factor = risk.outputs(x)[0].numel() / 2
     found = spectrum(
-        model, batches, loss="mse", parts=("gn",), top_k=1, density=False, **options
+        model, batches, loss="mse", parts=("gn",), top_k=1, ends="top", density=False, **options
     ).parts["gn"]
     (top,) = found.top
     ends = top.interval and (factor * top.interval[0], factor * top.interval[1])
