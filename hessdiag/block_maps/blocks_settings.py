@@ -8,10 +8,11 @@ from typing import Annotated
 from hessdiag.metadata import Circumstances
 from hessdiag.parts import PartsOption
 from hessdiag.settings import option
+from hessdiag.subject_options import SeedOption
 
 
 @dataclass(frozen=True)
-class Settings(PartsOption):
+class Settings(SeedOption, PartsOption):
     """How the norms of blocks are estimated.
 
     Attributes:
@@ -30,7 +31,6 @@ class Settings(PartsOption):
             choices=("layer", "parameter"),
         ),
     ] = "layer"
-    seed: Annotated[int, option("Seed of all randomness.")] = 0
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from hessdiag.errors import InputError
 from hessdiag.metadata import Circumstances
 from hessdiag.parts import PartsOption
 from hessdiag.settings import option
+from hessdiag.subject_options import SeedOption
 
 SIGNS = {"both": (1, -1), "top": (1,), "bottom": (-1,)}
 """Ends of a spectrum, as :func:`hessdiag.linalg.lanczos.lanczos` takes them."""
 
 
 @dataclass(frozen=True)
-class EstimatorSettings(PartsOption):
+class EstimatorSettings(SeedOption, PartsOption):
     """How traces, norms, eigenvalues and densities are estimated.
 
     Attributes:
@@ -62,7 +63,6 @@ class EstimatorSettings(PartsOption):
         ),
     ] = None
     max_passes: Annotated[int, option("Passes Lanczos may take.", ge=1)] = 100
-    seed: Annotated[int, option("Seed of all randomness.")] = 0
 
     @property
     def num_eigenvalues(self) -> int:
