@@ -119,6 +119,10 @@ class SubjectOptions(
             "Default: the checkpoint's metadata, else cross-entropy."
         ),
     ] = None
+    output: Annotated[
+        str | None,
+        option("Which of the network's outputs, where it returns several: a name or an index."),
+    ] = None
     bn: Annotated[
         str,
         option("eval: BatchNorm's running statistics; batch: those of the sample, as one batch."),

@@ -30,6 +30,7 @@ def blocks(
             found.model,
             found.batches(),
             loss=found.loss,
+            output=found.output,
             params=which.params,
             unchecked=which.unchecked,
             bn=subject.bn,

@@ -113,6 +113,7 @@ def _of_checkpoints(
         second.model,
         min(first, second, key=lambda of: of.batch_size).batches(),
         loss=first.loss,
+        output=first.output,
         params=which.params,
         unchecked=which.unchecked,
         bn=subject.bn,

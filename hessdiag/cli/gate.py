@@ -130,6 +130,7 @@ def gate(
                 loaded.batches(),
                 chosen,
                 loss=loaded.loss,
+                output=loaded.output,
                 params=which.params,
                 unchecked=which.unchecked,
                 bn=network.bn,

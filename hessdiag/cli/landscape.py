@@ -98,6 +98,7 @@ def landscape(
                 radius=radius,
                 num_probes=num_probes,
                 loss=of.loss,
+                output=of.output,
                 params=which.params,
                 unchecked=which.unchecked,
                 bn=subject.bn,

@@ -87,7 +87,7 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
             if field.name not in parameters and not field.extra["hidden"]:
                 parameters[field.name] = _parameter(field)
                 _FLAGS[field.name] = field.flag.partition(",")[0]
-    shared = set(parameters) - set(own)
+    shared = set(parameters) - (set(own) - set(groups))
 
     def run(**given: Any) -> None:
         arguments = {name: given[name] for name in own if name not in groups}

@@ -42,6 +42,7 @@ def spectrum(
             found.model,
             found.batches(),
             loss=found.loss,
+            output=found.output,
             params=which.params,
             unchecked=which.unchecked,
             bn=subject.bn,

@@ -70,7 +70,7 @@ def select(model: nn.Module, result: Any, output: OutputSpec | None) -> Tensor:
             "the network's output is not one tensor",
             got=_listed(result),
             wanted="a tensor (N, …)",
-            hint="say which: output='name', an index, or a function of what the network returns",
+            hint="say which by `output`: a name, an index, or a function of what it returns",
         )
     return z
 
@@ -102,7 +102,7 @@ def _decoder_inputs(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
 def _default(model: nn.Module, result: Any) -> Any:
     if isinstance(result, Mapping):
         tensors = [value for value in result.values() if isinstance(value, Tensor)]
-        return result["logits"] if "logits" in result or len(tensors) != 1 else tensors[0]
+        return result.get("logits", tensors[0] if len(tensors) == 1 else result)
     if isinstance(result, (tuple, list)):
         if len(result) == 1 or (_is_hugging_face(model) and result):
             return result[0]  # without labels, the logits come first

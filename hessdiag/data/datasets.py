@@ -245,7 +245,7 @@ def check_labels(targets: Tensor, num_classes: int | None) -> None:
     """Check that ``targets`` are class labels that a network with ``num_classes`` outputs has.
 
     Args:
-        targets: any shape.
+        targets: any shape; −100 stands for one that does not count, as in torch.
         num_classes: number of classes; None checks only that the labels are not negative.
 
     Raises:
@@ -253,6 +253,9 @@ def check_labels(targets: Tensor, num_classes: int | None) -> None:
     """
     if targets.is_floating_point() or targets.is_complex():
         raise InputError("the class labels are no integers", got=targets.dtype)
+    targets = targets[targets != preparation.IGNORED]
+    if not targets.numel():
+        raise InputError("no class label counts", got=f"{preparation.IGNORED} throughout")
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or (num_classes is not None and high >= num_classes):
         raise InputError(

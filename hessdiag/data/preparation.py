@@ -12,6 +12,7 @@ from hessdiag.data.sources import Statistics
 from hessdiag.errors import InputError, unknown
 
 SPLITS = ("train", "test")
+IGNORED = -100  # label of what does not count, as in torch
 AT_MOST = 512  # examples that are looked at where no number is asked for
 
 
@@ -85,7 +86,7 @@ def redraw(
     generator = torch.Generator().manual_seed(seeds.stream(seed, "label noise"))
     chosen = torch.rand(available, generator=generator)[indices] < share
     drawn = torch.randint(num_classes, (available,), generator=generator)[indices]
-    return torch.where(chosen, drawn.to(targets.dtype), targets)
+    return torch.where(chosen & (targets != IGNORED), drawn.to(targets.dtype), targets)
 
 
 def given_statistics(

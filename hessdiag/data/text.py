@@ -19,7 +19,6 @@ from hessdiag.metadata import TextForm
 PREFIX = "text:"
 _BLOCK = 128  # tokens of an example, or fewer where the network takes no more
 _MASKED = 0.15  # share of the tokens that a masked language model is asked for
-_IGNORED = -100  # label of a token that is not asked for
 
 
 def load(spec: str, split: str, form: TextForm | None, wanted: int | None, seed: int) -> Examples:
@@ -90,7 +89,7 @@ def _masked(blocks: Tensor, tokenizer: Any, seed: int) -> dict[str, Tensor]:
     chosen = ranks < max(round(_MASKED * blocks.shape[1]), 1)
     return {
         "input_ids": blocks.masked_fill(chosen, tokenizer.mask_token_id),
-        "labels": blocks.masked_fill(~chosen, _IGNORED),
+        "labels": blocks.masked_fill(~chosen, preparation.IGNORED),
     }
 
 

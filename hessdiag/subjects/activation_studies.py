@@ -74,6 +74,7 @@ def study(
                 network.model,
                 network.batches(),
                 loss=network.loss,
+                output=network.output,
                 dtype=network.dtype,
                 threshold=threshold,
                 seed=seed,

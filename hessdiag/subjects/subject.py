@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,7 @@ class Subject:
         model: the network with its weights, on the device.
         data: the sample.
         loss: name of the loss; None for the network's own.
+        output: which of the network's outputs; None where it returns one.
         batch_size: examples in a microbatch.
         dtype: floating type to compute in.
         notes: how the checkpoint was read: what was chosen, renamed or left out.
@@ -56,6 +58,7 @@ class Subject:
     loss: str | None
     batch_size: int
     dtype: torch.dtype
+    output: str | int | None = None
     notes: tuple[str, ...] = ()
 
     def batches(self) -> list[Any]:
@@ -172,6 +175,7 @@ def load(
         loss=loss,
         batch_size=options.batch_size or sample.num_samples,
         dtype=devices.DTYPES[options.dtype],
+        output=_output(options.output),
         notes=notes,
     )
     if options.bn == "batch":
@@ -232,6 +236,11 @@ def _fresh(options: SubjectOptions, as_built: bool) -> SubjectOptions:
     return options
 
 
+def _output(text: str | None) -> str | int | None:
+    """Read a name, or an index."""
+    return int(text) if text is not None and re.fullmatch(r"-?[0-9]+", text) else text
+
+
 def _first(*values: str | None) -> str:
     """Take the first value that is given, be it empty."""
     return next(value for value in values if value is not None)
@@ -240,8 +249,7 @@ def _first(*values: str | None) -> str:
 def _fitting_batch(subject: Subject) -> int:
     """Choose the microbatch by the network's memory per example, the same on every run."""
     first = subject.data.batches(2)[0]
-    risk = EmpiricalRisk(subject.model, [first], subject.loss, dtype=subject.dtype)
-    if isinstance(subject.data, Dataset) and not subject.data.targets.is_floating_point():
-        x, _ = next(risk.microbatches())
-        datasets.check_labels(subject.data.targets, risk.outputs(x).shape[1])
+    risk = EmpiricalRisk(
+        subject.model, [first], subject.loss, output=subject.output, dtype=subject.dtype
+    )
     return fitting_microbatch(risk, subject.data.num_samples)

@@ -465,3 +465,11 @@ def test_redrawn_labels_depend_on_seed_and_example_alone():
 def test_a_share_of_labels_is_between_0_and_1(share):
     with pytest.raises(InputError, match="label_noise"):
         datasets.load("digits", label_noise=share)
+
+
+def test_labels_that_do_not_count_are_no_labels():
+    redrawn = preparation.redraw(torch.tensor([0, -100, 2]), torch.arange(3), 3, 3, 1.0, seed=0)
+    assert redrawn[1] == -100
+    datasets.check_labels(torch.tensor([0, -100, 2]), 3)
+    with pytest.raises(InputError, match="no class label counts"):
+        datasets.check_labels(torch.tensor([-100, -100]), 3)

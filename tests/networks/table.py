@@ -94,7 +94,12 @@ def images(size: int = 32, channels: int = 3, classes: int = 4) -> Callable[[], 
 
 
 def maps(size: int = 32, classes: int = 3) -> Callable[[], Any]:
-    return lambda: (torch.randn(2, 3, size, size), torch.randint(classes, (2, size, size)))
+    def make() -> Any:
+        labels = torch.randint(classes, (2, size, size))
+        labels[0, :2] = -100
+        return torch.randn(2, 3, size, size), labels
+
+    return make
 
 
 def pixels(size: int = 16, key: str = "labels", **more: Any) -> Callable[[], Any]:
