@@ -13,18 +13,15 @@ from torch import Tensor, nn
 
 from hessdiag.block_maps.blocks_result import Array, BlockLayer, BlockNorms, Blocks
 from hessdiag.block_maps.blocks_settings import Chosen, Settings
+from hessdiag.block_maps.confined_probes import squared_norms
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kernels import undisturbed
-from hessdiag.linalg.trace import Estimate, Probes, Samples, estimate_mean
+from hessdiag.linalg.trace import Estimate, Samples, estimate_mean
 from hessdiag.losses.loss_spec import LossSpec
-from hessdiag.progress import Progress, Watch
+from hessdiag.progress import Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin, LossName, Seconds
-from hessdiag.seeds import stream
 from hessdiag.settings import settled
-
-_ROWS = 16  # probes in one pass over the data
-_BYTES = 1 << 30  # of probes and products at once
 
 
 @undisturbed()
@@ -87,19 +84,25 @@ def blocks(
     decomposition.check_whole("a map of blocks")
     risk, layout = decomposition.risk, decomposition.layout
     places = layers(layout.slices, by=asked.by)
-    squares = squared_norms(decomposition, places, asked, on_progress)
+    exact = {name for name, place in places.items() if len(place) <= asked.num_probes}
+    squares = squared_norms(
+        decomposition,
+        places,
+        asked.parts,
+        num_probes=asked.num_probes,
+        exact=exact,
+        seed=asked.seed,
+        on_progress=on_progress,
+    )
     gradient = decomposition.gradient()
     return Blocks(
         checkpoint=CheckpointOrigin(num_parameters=layout.size),
         data=DataOrigin(num_samples=gradient.num_examples),
         risk=LossName(risk.loss.name),
         settings=Chosen(**vars(asked), **vars(risk.circumstances)),
-        layers=tuple(
-            BlockLayer(name, len(place), len(place) <= asked.num_probes)
-            for name, place in places.items()
-        ),
+        layers=tuple(BlockLayer(name, len(place), name in exact) for name, place in places.items()),
         parts={
-            part: _norms(found, [len(place) <= asked.num_probes for place in places.values()])
+            part: _norms(found, [name in exact for name in places])
             for part, found in squares.items()
         },
         cost=Seconds(time.perf_counter() - began),
@@ -115,55 +118,6 @@ def layers(slices: Mapping[str, slice], *, by: str) -> dict[str, Tensor]:
         of = name if by == "parameter" else name.rpartition(".")[0] or name
         places.setdefault(of, []).append(torch.arange(at.start, at.stop))
     return {name: torch.cat(some) for name, some in places.items()}
-
-
-def squared_norms(
-    decomposition: Decomposition,
-    places: Mapping[str, Tensor],
-    settings: Settings,
-    on_progress: Watch | None = None,
-) -> dict[str, Array]:
-    """Sample ‖(A v_m)_l‖²: ``(L, L, k)`` by part; where the probes are all of m, each is exact."""
-    risk, count = decomposition.risk, settings.num_probes
-    names = list(places)
-    jobs = [
-        (column, index)
-        for column, place in enumerate(places.values())
-        for index in range(min(count, len(place)))
-    ]
-    sources = [
-        Probes(
-            len(place),
-            seed=stream(settings.seed, "block", name),
-            dtype=risk.dtype,
-            device=risk.device,
-        )
-        for name, place in places.items()
-    ]
-    found = {part: np.zeros((len(names), len(names), count)) for part in settings.parts}
-    size = decomposition.num_parameters
-    chunk = max(1, min(_ROWS, _BYTES // (4 * size * risk.dtype.itemsize)))
-    at = [place.to(risk.device) for place in places.values()]
-    for start in range(0, len(jobs), chunk):
-        some = jobs[start : start + chunk]
-        rows = torch.zeros(len(some), size, dtype=risk.dtype, device=risk.device)
-        for row, (column, index) in zip(rows, some, strict=True):
-            if len(at[column]) <= count:
-                row[at[column][index]] = 1
-            else:
-                row[at[column]] = sources[column].rows(index, index + 1)[0]
-        products = decomposition.products(rows, settings.parts)
-        for part, table in found.items():
-            for product, (column, index) in zip(getattr(products, part), some, strict=True):
-                own = [float(product[place].square().sum(dtype=torch.float64)) for place in at]
-                if len(at[column]) <= count:
-                    table[:, column] += np.array(own)[:, None]
-                else:
-                    table[:, column, index] = own
-        if on_progress is not None:
-            done = min(start + chunk, len(jobs))
-            on_progress(Progress(done, len(jobs), f"product {done}"))
-    return found
 
 
 def _norms(squares: Array, exact: Sequence[bool]) -> BlockNorms:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hessdiag.block_maps.confined_probes import block_norms
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kernels import exact_kernels, undisturbed
@@ -22,7 +23,6 @@ from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.nets.profiles import DEFAULT_THRESHOLD, check_threshold
 from hessdiag.progress import Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin, LossName, Seconds
-from hessdiag.sparsities.blocks import block_norms
 from hessdiag.sparsities.calls import Call, Decisions, watching
 from hessdiag.sparsities.preactivations import Range, Tally
 from hessdiag.sparsities.sparsity_result import (

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from hessdiag.block_maps.confined_probes import block_norms
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.linalg.trace import Estimate
 from hessdiag.nets import activations
-from hessdiag.sparsities.blocks import block_norms
 from tests.cases import Batch, labels, mlp, normal, seeded, split
 from tests.oracles import dense
 
@@ -146,7 +146,7 @@ def test_batching_is_of_no_account(net: str):
 def test_neither_is_the_number_of_probes_in_a_pass(monkeypatch: pytest.MonkeyPatch):
     dec = decompose("mlp", "gelu")
     usual = block_norms(dec, num_probes=5, seed=3)
-    monkeypatch.setattr("hessdiag.sparsities.blocks._BYTES", 1)
+    monkeypatch.setattr("hessdiag.block_maps.confined_probes._BYTES", 1)
     passes: list[float] = []
     single = block_norms(dec, num_probes=5, seed=3, on_progress=lambda now: passes.append(now.done))
     assert passes == list(range(1, 31))
