@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hessdiag.comparisons.compare_result import Comparison
     from hessdiag.comparisons.compare_run import compare, compare_reports
     from hessdiag.curvature.decomposition import Decomposition, Products
+    from hessdiag.curvature.sampled_fisher import SampledFisher, sampled_fisher
     from hessdiag.curvature.scaled_curvature import class_traces, preconditioned_lambda_max
     from hessdiag.errors import InputError
     from hessdiag.gates.gate_result import GateReport
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "SampledFisher": "hessdiag.curvature.sampled_fisher",
+    "sampled_fisher": "hessdiag.curvature.sampled_fisher",
     "class_traces": "hessdiag.curvature.scaled_curvature",
     "preconditioned_lambda_max": "hessdiag.curvature.scaled_curvature",
     "Blocks": "hessdiag.block_maps.blocks_result",
@@ -76,6 +79,7 @@ __all__ = [
     "Products",
     "Profile",
     "Report",
+    "SampledFisher",
     "Sparsity",
     "__version__",
     "blocks",
@@ -88,6 +92,7 @@ __all__ = [
     "methods",
     "preconditioned_lambda_max",
     "profile",
+    "sampled_fisher",
     "sparsity",
     "spectrum",
 ]

@@ -1,7 +1,5 @@
 """Sharpness as others measure it, against closed forms on a quadratic risk."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -10,7 +8,7 @@ import hessdiag
 from hessdiag import Decomposition, InputError
 from hessdiag.curvature.sharpness import critical_sharpness, sharpness
 from hessdiag.training import tracking
-from tests.cases import BY_NAME, labels, mlp, normal, seeded
+from tests.cases import BY_NAME, normal, seeded
 from tests.oracles import linear_mse
 
 
@@ -53,20 +51,3 @@ def test_they_are_tracked_and_held_by_gates():
     assert found["sharpness.critical"].value == pytest.approx(wanted.critical)
     verdict = hessdiag.gate(model, batches, {"max": {"sharpness.sam": 2 * wanted.sam}}, loss=loss)
     assert verdict.verdict == "pass"
-
-
-def test_fisher_of_enumerated_labels_is_g_and_their_nme_is_0():
-    model = seeded(lambda: mlp(nn.GELU, 4, 5, 4, 3))
-    x = normal(3, 4)
-    v = normal(sum(p.numel() for p in model.parameters()), seed=2)
-    chances = model(x).softmax(1).detach()
-    hessian, nme = torch.zeros_like(v), torch.zeros_like(v)
-    for index in range(27):  # labels of all three examples
-        y = torch.tensor([index % 3, index // 3 % 3, index // 9])
-        weight = math.prod(float(chances[n, k]) for n, k in enumerate(y.tolist()))
-        products = Decomposition(model, [(x, y)]).products(v)
-        hessian += weight * products.hessian
-        nme += weight * products.nme
-    gn = Decomposition(model, [(x, labels(3))]).products(v).gn
-    assert float((hessian - gn).norm() / gn.norm()) < 1e-10
-    assert float(nme.norm() / gn.norm()) < 1e-10
