@@ -44,7 +44,13 @@ from hessdiag.nets.models import build
 from hessdiag.parts import PARTS
 
 # activation, batch, pixels a side
-CASES = {"wrn16-4": ("gelu", 32, 32), "wrn10-2": ("gelu", 128, 32), "resnet18": ("relu", 32, 64)}
+CASES = {
+    "wrn16-4": ("gelu", 32, 32),
+    "wrn10-2": ("gelu", 128, 32),
+    "resnet18": ("relu", 32, 64),
+    "groupnorm": ("silu", 64, 32),
+    "transformer": ("gelu", 32, 32),
+}
 NEEDED = {"hessian": {"hessian"}, "gn": {"gn"}, "nme": {"hessian", "gn"}}  # of peers, for each part
 NUM_VECTORS = 8
 WARM_UPS = 1  # rounds, after the one that compares products
@@ -64,6 +70,44 @@ class Contender:
     samples: list[float] = field(default_factory=list[float])  # milliseconds for one vector
 
 
+def group_norm() -> nn.Module:
+    def block(width: int, out: int, stride: int) -> list[nn.Module]:
+        convolution = nn.Conv2d(width, out, 3, stride, padding=1)
+        return [convolution, nn.GroupNorm(8, out), nn.SiLU()]
+
+    widths = [(3, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)]
+    layers = [layer for sizes in widths for layer in block(*sizes)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+
+
+class Tokens(nn.Module):
+    """Patches of 4 by 4 pixels as tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Cut images ``(N, 3, h, w)`` into tokens ``(N, t, width)``."""
+        return self.patches(x).flatten(2).transpose(1, 2)
+
+
+class Mean(nn.Module):
+    """The mean over tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average ``(N, t, width)``."""
+        return x.mean(1)
+
+
+def transformer(width: int = 96) -> nn.Module:
+    layers = (
+        nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True)
+        for _ in range(3)
+    )
+    return nn.Sequential(Tokens(width), *layers, Mean(), nn.Linear(width, 10))
+
+
 class Problem:
     """A network in eval mode, its batch and the vectors to multiply; all seeded."""
 
@@ -72,7 +116,9 @@ class Problem:
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(batch, 3, side, side, generator=generator)
         y = torch.randint(10, (batch,), generator=generator)
-        model = build(ModelSpec(case, activation, num_classes=10))
+        torch.manual_seed(0)
+        own = {"groupnorm": group_norm, "transformer": transformer}.get(case)
+        model = own() if own else build(ModelSpec(case, activation, num_classes=10))
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1.0  # running statistics are those of the last batch
@@ -108,9 +154,13 @@ def of_hessdiag(problem: Problem) -> list[Contender]:
         run = partial(problem.decomposition.products, problem.rows[:k])
         return Contender("hessdiag", "H, G, N in a pass", run, PARTS, vars, k)
 
+    def hessian(sums: list[Tensor]) -> dict[str, Tensor]:
+        return {"hessian": layout.flatten(sums)[None] / len(y)}
+
+    alone = Contender("hessdiag", "H, linearised", lambda: local.hessian(v), ("hessian",), hessian)
     unit, built = ("torch", "gradient", gradient), ("hessdiag", "linearisation", linearise)
     parts = linearised("H, G, N", *PARTS), linearised("G", "gn"), linearised("N", "nme")
-    return [Contender(*unit), Contender(*built), *parts, one_pass(1), one_pass(NUM_VECTORS)]
+    return [Contender(*unit), Contender(*built), *parts, alone, one_pass(1), one_pass(NUM_VECTORS)]
 
 
 def of_curvlinops(package: Any, problem: Problem) -> list[Contender]:
@@ -150,6 +200,18 @@ PEERS = {  # module, distribution, what to time
     "curvlinops": ("curvlinops-for-pytorch", of_curvlinops),
     "hessian_eigenthings": ("hessian-eigenthings", of_hessian_eigenthings),
 }
+
+
+def able(contenders: list[Contender]) -> list[Contender]:
+    """Leave out, and name, what cannot multiply with this network at all."""
+    left: list[Contender] = []
+    for contender in contenders:
+        try:
+            contender.run()
+            left.append(contender)
+        except (NotImplementedError, RuntimeError) as error:
+            typer.echo(f"{contender.library}, {contender.product}: {error}", err=True)
+    return left
 
 
 def disagreements(problem: Problem, contenders: list[Contender]) -> dict[str, float]:
@@ -231,7 +293,7 @@ def main(
             contenders = of_hessdiag(problem := Problem(case, where))
             for module, (_, of_peer) in PEERS.items():
                 if find_spec(module):
-                    contenders += of_peer(importlib.import_module(module), problem)
+                    contenders += able(of_peer(importlib.import_module(module), problem))
             found = disagreements(problem, contenders)
             measure(contenders, repeats, where)
         rows = summarise(contenders)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessdiag.curvature.linearisation import has_differentiable_backward
+from hessdiag.curvature.kernels import has_differentiable_backward
 from hessdiag.nets import curves
 from hessdiag.nets.curves import Curve, Elementwise
 

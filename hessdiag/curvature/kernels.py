@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._C._functorch import (  # pyright: ignore[reportMissingImports]
     peek_interpreter_stack,  # pyright: ignore[reportUnknownVariableType]
 )
@@ -75,6 +76,21 @@ def exact_kernels() -> Generator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(undisturbed())
         yield
+
+
+def has_differentiable_backward(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether no operation behind these gradients is marked as once differentiable."""
+    seen: set[object] = set()
+    pending = [tensor.grad_fn for tensor in tensors]
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::Error":
+            return False
+        pending.extend(following for following, _ in node.next_functions)
+    return True
 
 
 def _backend(path: str) -> Any:

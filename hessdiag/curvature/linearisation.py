@@ -3,20 +3,24 @@
 For one microbatch, the graph of ``s(θ, c) = J(θ)ᵀ c`` is built once, with the cotangent c as an
 independent variable. Differentiating ``⟨s(θ, c), v⟩`` in (θ, c) gives ``N v`` and ``J v`` in one
 backward pass; another pass through the graph of z gives ``G v = Jᵀ B (J v)``; ``H v`` is their sum.
+Where H v alone is wanted, c is a function of z, of derivative B, and one backward pass gives it.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager, suppress
+import weakref
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hessdiag.curvature.double_backward import DoubleBackward
+from hessdiag.curvature.kernels import has_differentiable_backward
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError, NotFinite
 from hessdiag.linalg.vectors import all_finite
@@ -27,7 +31,7 @@ class Linearisation:
     """The network and its loss, linearised at θ for one microbatch; sums, not means.
 
     Cost: about one gradient to build and three times a gradient's memory; then, in gradients,
-    about 3 for both products, 2 for one.
+    about 3 for both products, 2 for H or N alone, 4/3 for G alone.
 
     Args:
         risk: the network and its loss.
@@ -50,8 +54,12 @@ class Linearisation:
         self, risk: EmpiricalRisk, x: Any, y: Tensor | Targets, *, counts: bool = True
     ) -> None:
         self._scale = 1.0 if counts else 0.0
+        self._follows = False  # c, the outputs
         self._parameters = list(risk.parameters.values())
-        self.outputs = risk.outputs(x)
+        self._mode = DoubleBackward()
+        self._ties = risk.sharding is None
+        with self._mode if self._ties else nullcontext():
+            self.outputs = risk.outputs(x)
         self._check_loss = partial(risk.loss.check, self.outputs.detach(), y)
         self.at_output = risk.loss.at(self.outputs.detach(), y)
         exact = self.at_output
@@ -67,9 +75,10 @@ class Linearisation:
             )
         cotangent = self._scale * exact.cotangent.detach()
         self._c = cotangent.to(self.outputs.dtype).requires_grad_()
+        c = _Tied.apply(self.outputs, self._c, self) if self._ties else self._c
         with _naming_the_operation():
             s = torch.autograd.grad(
-                self.outputs, self._parameters, self._c, create_graph=True, materialize_grads=True
+                self.outputs, self._parameters, c, create_graph=True, materialize_grads=True
             )
         self.gradient = [tensor.detach() for tensor in s]
         for name, tensor in zip(risk.layout.names, self.gradient, strict=True):
@@ -110,22 +119,59 @@ class Linearisation:
             nme: whether N v is wanted.
         """
         inputs = [*(self._parameters if nme else ()), *((self._c,) if gn else ())]
-        with _naming_the_operation():
-            derivatives = torch.autograd.grad(
-                self._s,
-                inputs,
-                [v[i] for i in self._used],
-                retain_graph=True,
-                materialize_grads=True,
-            )
+        derivatives = self._along(v, inputs, bends=nme)
         nme_products = list(derivatives[: len(self._parameters)]) if nme else None
         if not gn:
             return None, nme_products
-        u = self._scale * self.at_output.hessian(derivatives[-1])
         gn_products = torch.autograd.grad(
-            self.outputs, self._parameters, u, retain_graph=True, materialize_grads=True
+            self.outputs,
+            self._parameters,
+            self._curved(derivatives[-1]),
+            retain_graph=True,
+            materialize_grads=True,
         )
         return list(gn_products), nme_products
+
+    def hessian(self, v: list[Tensor]) -> list[Tensor]:
+        """Compute H v, at the cost of N v."""
+        if self._ties:
+            return self._along(v, self._parameters, follows=True)
+        products = self.products(v, gn=True, nme=True)
+        return [g + n for g, n in zip(*map(list, filter(None, products)), strict=True)]
+
+    def _along(
+        self, v: list[Tensor], inputs: list[Tensor], *, bends: bool = True, follows: bool = False
+    ) -> list[Tensor]:
+        """Differentiate ``⟨s, v⟩``, c following the outputs or not."""
+        self._mode.bends, self._follows = bends, follows
+        with _naming_the_operation():
+            directions = [v[i] for i in self._used]
+            return list(
+                torch.autograd.grad(
+                    self._s, inputs, directions, retain_graph=True, materialize_grads=True
+                )
+            )
+
+    def _curved(self, along: Tensor) -> Tensor:
+        return self._scale * self.at_output.hessian(along)
+
+
+class _Tied(torch.autograd.Function):
+    """The cotangent c, also as a function of the outputs, of derivative B."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, c: Tensor, at: Linearisation) -> Tensor:
+        del z
+        ctx.at = weakref.ref(at)  # which keeps this graph
+        return c.clone()
+
+    @staticmethod
+    def backward(ctx: Any, along: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        at = ctx.at()
+        if not at._follows:
+            return None, along, None
+        with torch.enable_grad():  # some losses differentiate themselves
+            return at._curved(along.detach()).detach(), along, None
 
 
 def _cancels(at: AtOutput, z: Tensor) -> bool:
@@ -134,21 +180,6 @@ def _cancels(at: AtOutput, z: Tensor) -> bool:
         return False
     sizes = [float(tensor.norm(dtype=torch.float64)) for tensor in (at.cotangent, at.hessian(z))]
     return 32 * sizes[0] < sizes[1]
-
-
-def has_differentiable_backward(tensors: Iterable[Tensor]) -> bool:
-    """Tell whether no operation behind these gradients is marked as once differentiable."""
-    seen: set[object] = set()
-    pending = [tensor.grad_fn for tensor in tensors]
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name() == "torch::autograd::Error":
-            return False
-        pending.extend(following for following, _ in node.next_functions)
-    return True
 
 
 @contextmanager

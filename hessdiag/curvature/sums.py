@@ -32,14 +32,16 @@ class Sums:
         """Add the products of one microbatch."""
         gn, nme = not self.parts.isdisjoint({"hessian", "gn"}), self.parts != {"gn"}
         for index, vector in enumerate(self.vectors):
-            found = local.products(layout.unflatten(vector), gn=gn, nme=nme)
+            v = layout.unflatten(vector)
+            if self.parts == {"hessian"}:
+                found = {"hessian": (local.hessian(v),)}
+            else:
+                g, n = local.products(v, gn=gn, nme=nme)
+                found = {"gn": (g,), "nme": (n,), "hessian": (g, n)}
             for part, rows in self.rows.items():
-                for tensors, name in zip(found, ("gn", "nme"), strict=True):
-                    if tensors is not None and part in (name, "hessian"):
-                        for target, tensor in zip(
-                            layout.unflatten(rows[index]), tensors, strict=True
-                        ):
-                            target += tensor
+                for tensors in filter(None, found[part]):
+                    for target, tensor in zip(layout.unflatten(rows[index]), tensors, strict=True):
+                        target += tensor
 
     def finish(self, weight: float) -> Answer:
         """Turn the sums into means."""
