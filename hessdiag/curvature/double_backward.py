@@ -8,13 +8,14 @@ the weight, which J v does not need. Here both are functions of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import (  # pyright: ignore[reportMissingImports]
     is_functorch_wrapped_tensor,  # pyright: ignore[reportUnknownVariableType]
 )
+from torch.autograd.forward_ad import unpack_dual
 from torch.overrides import TorchFunctionMode
 
 from hessdiag.curvature.functions import find_curve
@@ -24,16 +25,30 @@ from hessdiag.nets.curves import Curve, Elementwise
 class DoubleBackward(TorchFunctionMode):
     """Within the block, what is computed can be differentiated twice at less cost.
 
-    Everything else, and everything within torch.func's transforms, is left to torch.
+    Everything else, all within transforms of torch.func or forward-mode differentiation, and the
+    derivatives that the block itself takes, as a network for a differential equation does, are
+    left to torch.
 
     Attributes:
+        within: whether the block is being computed.
         bends: whether the second backward pass is to reach what the first was taken at, as N v
             needs; without it, J v alone, which is cheaper.
+        num_bytes: memory of the φ' and g φ'' that are kept, or will be with the first N v.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.within = False
         self.bends = True
+        self.num_bytes = 0
+
+    def __enter__(self) -> Self:
+        self.within = True
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.within = False
+        super().__exit__(*error)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -62,7 +77,7 @@ def _is_plain(x: Any) -> bool:
     """Tell whether x is a tensor like any other: no subclass, nothing of torch.func's."""
     if type(x) not in (Tensor, nn.Parameter) or not x.is_floating_point():
         return False
-    return not is_functorch_wrapped_tensor(x)
+    return not is_functorch_wrapped_tensor(x) and unpack_dual(x).tangent is None
 
 
 class _Activation(torch.autograd.Function):
@@ -71,15 +86,20 @@ class _Activation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Elementwise, curve: Curve, mode: DoubleBackward) -> Any:
         ctx.save_for_backward(x)
-        ctx.curve, ctx.mode, ctx.slope = curve, mode, None
+        ctx.value, ctx.curve, ctx.mode, ctx.slope = value, curve, mode, None
         return value(x)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
+        if ctx.mode.within:
+            with torch.enable_grad():
+                along = torch.autograd.grad(ctx.value(x), x, g, create_graph=True)
+            return *along, None, None, None
         if ctx.slope is None:
             with torch.no_grad():
                 ctx.slope = ctx.curve.first(x)
+            ctx.mode.num_bytes += 2 * ctx.slope.nbytes
         return _Sloped.apply(g, x, ctx.slope, ctx.curve, ctx.mode), None, None, None
 
 
@@ -147,6 +167,8 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         into = ctx.needs_input_grad[:2]
+        if ctx.mode.within:
+            return *ctx.shape.back(g, x, weight, *into), None, None
         return *_Correlation.apply(g, x, weight, into, ctx.shape, ctx.mode), None, None
 
 

@@ -132,6 +132,11 @@ class Linearisation:
         )
         return list(gn_products), nme_products
 
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of what products keep beside what autograd saves."""
+        return self._mode.num_bytes
+
     def hessian(self, v: list[Tensor]) -> list[Tensor]:
         """Compute H v, at the cost of N v."""
         if self._ties:

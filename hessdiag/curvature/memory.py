@@ -24,7 +24,8 @@ _WORKING_FACTOR = 1.5  # saved tensors plus the buffers of a backward pass throu
 def linearisation_bytes(risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> int:
     """Measure the memory that the linearisation of one microbatch holds, without θ itself.
 
-    Counts the storages that autograd saves, each once, times an allowance for working buffers.
+    Counts the storages that autograd saves, each once, and the activations' derivatives, times an
+    allowance for working buffers.
     Cost: one gradient on that microbatch.
     """
     held: dict[int, int] = {}
@@ -40,8 +41,8 @@ def linearisation_bytes(risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> int
     if risk.sharding is not None:
         hooks = risk.sharding.gathered.again(pack)
     with exact_kernels(), hooks:
-        Linearisation(risk, x, y)
-    return int(_WORKING_FACTOR * sum(held.values()))
+        local = Linearisation(risk, x, y)
+    return int(_WORKING_FACTOR * (sum(held.values()) + local.kept_bytes))
 
 
 def fitting_microbatch(risk: EmpiricalRisk, num_samples: int) -> int:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.autograd import forward_ad
+from torch.func import functional_call, jvp, vmap
 from torch.nn import functional as F
 
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.double_backward import DoubleBackward
-from tests.cases import CASES, Case, normal
+from tests.cases import CASES, Case, normal, seeded
 from tests.oracles import relative_error, truth_of
 
 CONVOLUTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -77,7 +78,7 @@ def test_without_bends_curvature_costs_nothing() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_hessian_alone_is_dense_truth(case: Case) -> None:
-    decomposition = Decomposition(*case)
+    decomposition = Decomposition(*case)  # pyright: ignore[reportArgumentType]
     wanted = truth_of(case.name).hessian
     assert relative_error(decomposition.operator("hessian").dense(), wanted) < 1e-10
 
@@ -88,3 +89,63 @@ def test_within_transforms_torch_does_it() -> None:
     with DoubleBackward():
         y = vmap(lambda x: functional_call(model, dict(model.named_parameters()), (x,)))(x)
     assert torch.allclose(y, torch.stack([model(part) for part in x]))
+
+
+def backwards(net: nn.Module, x: Tensor) -> Tensor:
+    def slope(y: Tensor) -> Tensor:
+        return torch.autograd.grad(y.sum(), x, create_graph=True)[0]
+
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        return slope(slope(net(x)))
+
+
+def forwards(net: nn.Module, x: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        primal, tangent = forward_ad.unpack_dual(net(forward_ad.make_dual(x, torch.ones_like(x))))
+        assert tangent is not None
+        return primal * tangent
+
+
+def transformed(net: nn.Module, x: Tensor) -> Tensor:
+    ones = torch.ones_like(x)
+    return jvp(lambda x: jvp(net, (x,), (ones,))[1], (x,), (ones,))[1]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # torch's own
+@pytest.mark.parametrize("differentiate", [backwards, forwards, transformed])
+def test_a_network_may_differentiate_itself(
+    differentiate: Callable[[nn.Module, Tensor], Tensor],
+) -> None:
+    class Physics(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv1d(1, 2, 2), nn.GELU(), nn.Conv1d(2, 1, 2), nn.Tanh())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return differentiate(self.net, x).sin().flatten(1)
+
+    model = seeded(Physics).double()
+    x = normal(3, 1, 4)
+    y = torch.zeros_like(model(x)).detach()
+    parameters = dict(model.named_parameters())
+
+    def risk(flat: Tensor) -> Tensor:
+        parts = flat.split([p.numel() for p in parameters.values()])
+        weights = {
+            name: part.view_as(p) for (name, p), part in zip(parameters.items(), parts, strict=True)
+        }
+        return ((functional_call(model, weights, (x,)) - y) ** 2).mean()
+
+    def gradient(flat: Tensor) -> Tensor:
+        flat = flat.clone().requires_grad_()
+        return torch.autograd.grad(risk(flat), flat)[0]
+
+    flat = torch.cat([p.detach().flatten() for p in parameters.values()])
+    steps = 1e-5 * torch.eye(len(flat), dtype=flat.dtype)
+    wanted = torch.stack([gradient(flat + e) - gradient(flat - e) for e in steps]) / 2e-5
+    decomposition = Decomposition(model, [(x, y)], "mse")
+    alone = decomposition.operator("hessian").dense()
+    parts = decomposition.operator("gn").dense() + decomposition.operator("nme").dense()
+    assert relative_error(alone, wanted) < 1e-7
+    assert relative_error(parts, wanted) < 1e-7

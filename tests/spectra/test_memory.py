@@ -79,3 +79,15 @@ def test_where_no_basis_fits_fewer_eigenvalues_are_advised(monkeypatch):
     monkeypatch.setattr(plan, "available_bytes", lambda _: 10_000)
     message = refusal(top_k=5)
     assert "smaller --top-k or fewer --params" in message
+
+
+def test_what_products_keep_of_activations_is_counted() -> None:
+    """φ' and g φ'' of every activation, beside what torch's own double backward saves."""
+    x, y = normal(40, 8), labels(40, num_classes=2)
+
+    def num_bytes(*activations: nn.Module) -> int:
+        model = seeded(lambda: nn.Sequential(nn.Linear(8, 100), *activations, nn.Linear(100, 2)))
+        return linearisation_bytes(Decomposition(model, [(x, y)]).risk, x, y)
+
+    maps = 40 * 100 * 8
+    assert num_bytes(nn.GELU()) - num_bytes() >= 5 * maps
