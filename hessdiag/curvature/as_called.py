@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from hessdiag.curvature.batches import mapped, tensors_in
 from hessdiag.curvature.calling import Widened, eager_calls
 from hessdiag.curvature.copies import Memo, private_copy, unwrapped
 from hessdiag.curvature.risk import EmpiricalRisk
@@ -64,7 +64,7 @@ def few_examples(x: Any, y: Tensor | Targets, num_outputs: int = 1) -> tuple[Any
         y: targets.
         num_outputs: of all these examples.
     """
-    parts = _tensors(x)
+    parts = tensors_in(x)
     size = len(y)
     wanted = max(1, min(_NUM_EXAMPLES, size * _NUM_OUTPUTS // max(num_outputs, 1)))
     if size <= wanted or any(t.ndim == 0 or len(t) != size for t in parts):
@@ -77,20 +77,3 @@ def doubled(tensor: Any) -> Any:
     if isinstance(tensor, Targets):
         return Targets(doubled(tensor.values), doubled(tensor.weights))
     return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Map the tensors in nested inputs."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: mapped(item, function) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [mapped(item, function) for item in value]
-    return value
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    mapped(value, lambda tensor: found.append(tensor) or tensor)
-    return found

@@ -12,7 +12,7 @@ of torch and of the datasets library, are batched here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -125,6 +125,24 @@ class BatchReader:
                 hint="give batches ((x1, x2), y), or name the inputs as forward does",
             )
         return tensors, y
+
+
+def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Map the tensors in nested inputs."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: mapped(item, function) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [mapped(item, function) for item in value]
+    return value
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """List the tensors in nested inputs."""
+    found: list[Tensor] = []
+    mapped(value, lambda tensor: found.append(tensor) or tensor)
+    return found
 
 
 def _inputs(value: Any) -> Any:

@@ -14,7 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch.overrides import (
+    TorchFunctionMode,
+    handle_torch_function,
+    has_torch_function_unary,
+)
 
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
@@ -57,6 +61,26 @@ def batch_mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return _batch_mean(x, dims)[0]
 
 
+def running_norm(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise by running statistics, an affine map; modes see one function, not its inside."""
+    if has_torch_function_unary(x):
+        given = (x, mean, variance, weight, bias)
+        return handle_torch_function(running_norm, (x,), *given, eps=eps)
+    scale = torch.rsqrt(variance + eps)
+    scale = scale if weight is None else weight * scale
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    return x * scale.view(shape) + shift.view(shape)
+
+
 def _batch_mean(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Compute the mean and the number of elements behind each of its entries, in one exchange."""
     size = x.new_tensor([math.prod(x.shape[dim] for dim in dims)])
@@ -73,17 +97,13 @@ def _batch_mean(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 def _batch_norm(given: dict[str, Any], by_batch: bool) -> Tensor | None:
     x: Tensor = given["input"]
     mean, variance = given["running_mean"], given["running_var"]
-    weight, bias = (_by_channel(given[name], x.ndim) for name in ("weight", "bias"))
     if not given["training"] and mean is None:
         return None
     if not given["training"]:
-        scale = torch.rsqrt(variance + given["eps"])
-        scale = scale if given["weight"] is None else given["weight"] * scale
-        shift = -mean * scale if given["bias"] is None else given["bias"] - mean * scale
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        return x * scale.view(shape) + shift.view(shape)
+        return running_norm(x, mean, variance, given["weight"], given["bias"], eps=given["eps"])
     if not by_batch:
         return None
+    weight, bias = (_by_channel(given[name], x.ndim) for name in ("weight", "bias"))
     dims = (0, *range(2, x.ndim))
     own_mean, size = _batch_mean(x, dims)
     centred = x - own_mean

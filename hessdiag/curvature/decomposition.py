@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hessdiag.curvature.as_called import few_examples, mapped
+from hessdiag.curvature.as_called import few_examples
+from hessdiag.curvature.batches import mapped
 from hessdiag.curvature.direct import direct_product
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kernels import exact_kernels, undisturbed
@@ -279,7 +280,7 @@ class Decomposition:
             self._gradient = Gradient(
                 total / weight, accuracy, gradient / weight, int(num_examples)
             )
-        self._check_unchanged(total / weight, int(num_examples))
+        self.check_unchanged(total / weight, int(num_examples))
         answers = [request.finish(weight) for request in sums]
         for answer in answers:
             for part, rows in answer.items():
@@ -331,7 +332,12 @@ class Decomposition:
         scale, size = (self.space.norm(vector) for vector in (direct, difference))
         return size / scale if scale else size
 
-    def _check_unchanged(self, loss: float, num_examples: int) -> None:
+    def check_unchanged(self, loss: float, num_examples: int) -> None:
+        """Refuse data that are not those of the first pass.
+
+        Raises:
+            InputError: loss or number of examples differ.
+        """
         first = self.gradient()
         tolerance = 1e-8 if self.risk.dtype == torch.float64 else 1e-4
         same = math.isclose(loss, first.loss, rel_tol=tolerance, abs_tol=tolerance * 1e-2)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hessdiag.curvature.example_signs import Signed
 from hessdiag.curvature.functions import find_curve
 from hessdiag.losses.output_loss import OutputLoss
 from hessdiag.nets.curves import Curve
@@ -34,7 +35,8 @@ class Jet:
 
     Attributes:
         value: x, a tensor; a number or None, too, in a rule.
-        first: ẋ; None for zero, of what does not depend on t.
+        first: ẋ; None for zero, of what does not depend on t. Of a parameter it may be
+            :class:`Signed`, which the rules of :data:`SIGNED` alone are given.
         second: ẍ; None for zero.
     """
 
@@ -106,7 +108,7 @@ def _power(func: Any, x: Jet, exponent: Any) -> Derivatives:
 
 
 def _add(_: Any, x: Any, other: Any) -> Derivatives:
-    x, other = _jet(x), _jet(other)
+    x, other = _beside(x, other)
     return _sum(x.first, other.first), _sum(x.second, other.second)
 
 
@@ -115,7 +117,7 @@ def _subtract(func: Any, x: Any, other: Any) -> Derivatives:
 
 
 def _multiply(_: Any, x: Any, other: Any) -> Derivatives:
-    return _product(mul, x, other)
+    return _product(mul, *_beside(x, other))
 
 
 def _divide(func: Any, x: Any, other: Any) -> Derivatives:
@@ -132,8 +134,15 @@ def _weighted(
     func: Any, x: Any, weight: Any, bias: Any = None, *rest: Any, **options: Any
 ) -> Derivatives:
     """Differentiate a linear layer or a convolution."""
-    weighted = _product(lambda a, b: func(a, b, None, *rest, **options), x, weight)
-    return _add(func, Jet(None, *weighted), _by_channel(bias, _jet(weight).value.ndim - 2))
+    x, weight, num_dims = shared(x), _jet(weight), _jet(weight).value.ndim - 2
+
+    def multiply(a: Tensor, b: Tensor | Signed) -> Tensor:
+        if isinstance(b, Signed):
+            return b.times(multiply, a)
+        return func(a, b, None, *rest, **options)
+
+    weighted = Jet(None, *_product(multiply, x, weight))
+    return _sums(weighted, _by_channel(bias, num_dims, x.value))
 
 
 def _batch_norm(
@@ -148,16 +157,32 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Derivatives:
     """Differentiate the normalisation by running statistics, which are constants."""
-    del momentum
+    del func, momentum
     if training:
         raise Unsupported("normalisation by the batch that is not composed")
     num_dims = x.value.ndim - 2
-    scale = _by_channel(Jet(torch.rsqrt(var + eps)), num_dims).value
-    shift = _by_channel(Jet(mean), num_dims).value
-    y = Jet((x.value - shift) * scale, *_product(mul, x, scale))
-    if weight is not None:
-        y = Jet(None, *_product(mul, y, _by_channel(weight, num_dims)))
-    return _add(func, y, _by_channel(bias, num_dims))
+    unit, mean = (_by_channel(d, num_dims).value for d in (torch.rsqrt(var + eps), mean))
+    if weight is None:
+        return _sums(Jet(None, *_product(mul, x, unit)), _by_channel(bias, num_dims, x.value))
+    scale = _by_channel(weight, num_dims, x.value)
+    scale = Jet(scale.value * unit, *_product(mul, scale, unit))
+    scaled = Jet(None, *_product(mul, Jet(x.value - mean, x.first, x.second), scale))
+    return _sums(scaled, _by_channel(bias, num_dims, x.value))
+
+
+def _embedding(func: Any, indices: Tensor, weight: Any, *rest: Any, **options: Any) -> Derivatives:
+    """Look tangents up; each example's have the signs of its own rows and columns."""
+    if isinstance(indices, Jet):
+        raise Unsupported("torch.embedding in place of torch.nn.functional.embedding")
+    first = weight.first
+    if not isinstance(first, Signed):
+        return _linear(lambda w: func(indices, w, *rest, **options), weight)
+    if indices.ndim == 0 or len(indices) != len(first.rows):
+        return func(indices, first.shared(), *rest, **options), None
+    found = func(indices, first.v, *rest, **options)
+    rows = first.rows.gather(1, indices.flatten(1)).view(*indices.shape, 1)
+    columns = first.columns.view(len(indices), *(1,) * (indices.ndim - 1), -1)
+    return found * rows * columns, None
 
 
 def _join(func: Any, tensors: Any, *rest: Any, **options: Any) -> Derivatives:
@@ -188,7 +213,7 @@ def _product(multiply: Callable[[Any, Any], Tensor], x: Any, y: Any) -> Derivati
     first = _plus(_plus(None, multiply, x.first, y.value), multiply, x.value, y.first)
     second = _plus(_plus(None, multiply, x.second, y.value), multiply, x.value, y.second)
     if x.first is not None and y.first is not None:
-        second = _plus(second, multiply, x.first, 2 * y.first)
+        second = _plus(second, multiply, 2 * x.first, y.first)
     return first, second
 
 
@@ -213,10 +238,39 @@ def _jet(x: Any) -> Jet:
     return x if isinstance(x, Jet) else Jet(x)
 
 
-def _by_channel(x: Any, num_dims: int) -> Jet:
+def _sums(x: Jet, y: Jet) -> Derivatives:
+    return _sum(x.first, y.first), _sum(x.second, y.second)
+
+
+def shared(x: Any) -> Jet:
+    """Give what is no weight of a layer one tangent for all examples."""
+    x = _jet(x)
+    return Jet(x.value, x.first.shared(), x.second) if isinstance(x.first, Signed) else x
+
+
+def _beside(x: Any, y: Any) -> tuple[Jet, Jet]:
+    """Lay tangents by example out beside what they act on."""
+    x, y = _jet(x), _jet(y)
+    pair = [
+        Jet(a.value, a.first.beside(b.value), a.second)
+        if isinstance(a.first, Signed) and isinstance(b.value, Tensor)
+        else shared(a)
+        for a, b in ((x, y), (y, x))
+    ]
+    return pair[0], pair[1]
+
+
+def _by_channel(x: Any, num_dims: int, beside: Tensor | None = None) -> Jet:
     """View ``(C,)`` as ``(C, 1, …)``, with so many dimensions after that of the channels."""
     x, shape = _jet(x), (-1,) + (1,) * num_dims
-    return Jet(*(None if d is None else d.view(shape) for d in (x.value, x.first, x.second)))
+    first = x.first
+    if isinstance(first, Signed):
+        assert beside is not None
+        first = first.beside(beside, -1 - num_dims)
+    elif first is not None:
+        first = first.view(shape)
+    value, second = (None if d is None else d.view(shape) for d in (x.value, x.second))
+    return Jet(value, first, second)
 
 
 _SQUARE = Curve(torch.square, lambda x: 2 * x, lambda _: torch.tensor(2.0))
@@ -245,6 +299,9 @@ _RULES: dict[str, Rule] = {
     "rsqrt": partial(_elementwise, _RSQRT),
     "pad": _pad,
     "dropout": _dropout,
-    "batch_norm": _batch_norm,
+    **dict.fromkeys(("batch_norm", "running_norm"), _batch_norm),
+    "embedding": _embedding,
     "summed_loss": _loss,
 }
+SIGNED = (_weighted, _add, _multiply, _batch_norm, _embedding)
+"""Rules that take tangents by example."""

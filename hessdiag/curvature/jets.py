@@ -2,7 +2,7 @@
 
 The network runs once, as it is, on plain tensors. Beside every tensor x that depends on θ a table
 holds ẋ and ẍ, which the rules of ``jet_rules`` carry through each torch function. They are plain
-tensors with a graph to θ, so one reverse pass differentiates ``vᵀHv = d²/dt² L(θ + t v)``.
+tensors, with a graph to θ where one reverse pass is to differentiate ``vᵀHv = d²/dt² L(θ + t v)``.
 
 Nothing loses its derivatives unseen: a tensor depends on θ if and only if it requires a gradient,
 and one that does but is not in the table, or was changed since, is :class:`Unsupported`.
@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from hessdiag.curvature.jet_rules import Jet, Unsupported, find_rule
+from hessdiag.curvature.example_signs import Signed
+from hessdiag.curvature.jet_rules import SIGNED, Jet, Unsupported, find_rule, shared
 
 
 class Jets(TorchFunctionMode):
@@ -32,14 +33,19 @@ class Jets(TorchFunctionMode):
 
     Args:
         parameters: θ; nothing else that the block uses may require a gradient.
-        v: the direction, one tensor per parameter, of its shape and dtype.
+        v: the direction, one tensor per parameter, of its shape and dtype; or one an example, see
+            :mod:`hessdiag.curvature.example_signs`.
+        graph: whether ẋ and ẍ have one.
 
     Raises:
         Unsupported: within the block, where something depends on a function without a rule.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], v: Sequence[Tensor]) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], v: Sequence[Tensor | Signed], *, graph: bool = True
+    ) -> None:
         super().__init__()
+        self._graph = graph
         self._table: Any = WeakTensorKeyDictionary()  # x: its version, ẋ and ẍ
         for parameter, direction in zip(parameters, v, strict=True):
             self._keep(parameter, direction, None)
@@ -65,7 +71,8 @@ class Jets(TorchFunctionMode):
             return func(*args, **kwargs)  # a constant, or not in the table
         in_place = kwargs.get("inplace") or (name.endswith("_") and not name.endswith("__"))
         before = (self._copied(args[0]), *args[1:]) if in_place and args else args
-        jets, options = _mapped(self._lifted, before), _mapped(self._lifted, kwargs)
+        lifted = self._lifted if rule in SIGNED else self._plain
+        jets, options = _mapped(lifted, before), _mapped(lifted, kwargs)
         result = func(*args, **kwargs)
         outputs = [output for output in _tensors(result) if output.requires_grad]
         if not outputs:
@@ -74,17 +81,22 @@ class Jets(TorchFunctionMode):
             call = inspect.signature(rule).bind(func, *jets, **options)
         except TypeError as error:
             raise Unsupported(f"{name}, called in a way of its own") from error
-        first, second = (list(_tensors(d)) for d in rule(*call.args, **call.kwargs))
+        with torch.set_grad_enabled(self._graph):
+            first, second = (list(_tensors(d)) for d in rule(*call.args, **call.kwargs))
         for i, output in enumerate(outputs):
             self._keep(output, first[i], second[i] if second else None)
         return result
 
-    def _keep(self, tensor: Tensor, first: Tensor, second: Tensor | None) -> None:
+    def _keep(self, tensor: Tensor, first: Tensor | Signed, second: Tensor | None) -> None:
+        first = first if isinstance(first, Signed) else first.expand_as(tensor)
         second = None if second is None else second.expand_as(tensor)
-        self._table[tensor] = tensor._version, first.expand_as(tensor), second
+        self._table[tensor] = tensor._version, first, second
 
     def _lifted(self, tensor: Tensor) -> Jet | Tensor:
         return self.of(tensor) if tensor.requires_grad else tensor
+
+    def _plain(self, tensor: Tensor) -> Jet | Tensor:
+        return shared(self.of(tensor)) if tensor.requires_grad else tensor
 
     def _copied(self, tensor: Tensor) -> Tensor:
         copy = tensor.clone()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from hessdiag.curvature.batches import BatchReader, repeatable
+from hessdiag.curvature.batches import BatchReader, mapped, repeatable
 from hessdiag.curvature.heads import OutputSpec, completed, is_causal, resolve_for, select
 from hessdiag.curvature.module import Network
 from hessdiag.errors import InputError
@@ -21,7 +22,7 @@ from hessdiag.linalg.space import FLAT
 from hessdiag.linalg.vectors import Layout
 from hessdiag.losses.any_loss import AnyLoss
 from hessdiag.losses.loss_spec import LossSpec
-from hessdiag.losses.output_loss import Targets
+from hessdiag.losses.output_loss import AtOutput, Targets
 from hessdiag.metadata import Circumstances
 
 if TYPE_CHECKING:
@@ -188,6 +189,28 @@ class EmpiricalRisk:
             assert batch is not None
             yield *self._placed(*(mine or batch)), mine is not None
 
+    def numbered(
+        self, num_examples: int | None = None
+    ) -> Iterator[tuple[Any, Tensor | Targets, Sequence[int]]]:
+        """Yield this process's (x, y) with the numbers of their examples in all the data.
+
+        Args:
+            num_examples: yield the first so many alone, and all of them in each process.
+        """
+        start = 0
+        for index, (x, y) in enumerate(self._read()):
+            numbers: Sequence[int] = range(start, start + len(y))
+            start += len(y)
+            if num_examples is not None and start > num_examples:
+                if not (size := num_examples - numbers[0]):
+                    return
+                numbers = numbers[:size]
+                x, y = mapped(x, lambda t, size=size: t[:size]), y[:size]
+            if num_examples is not None:
+                yield *self._placed(x, y), numbers
+            elif processes.is_mine(index):
+                yield *self._placed(x, y), processes.numbers(numbers)
+
     def anywhere(self, here: bool) -> bool:
         """Tell whether it is so in any of the processes that call the network together."""
         return here if self.sharding is None else self.space.largest(torch.tensor(here * 1.0)) > 0
@@ -217,6 +240,20 @@ class EmpiricalRisk:
                 got=", ".join(self.layout.names[:5]),
             )
         return z
+
+    def at_outputs(self, z: Tensor, x: Any, y: Tensor | Targets) -> tuple[AtOutput, AtOutput]:
+        """Evaluate the loss at z, and at z in float64 where the cotangent would feel its rounding.
+
+        Args:
+            z: outputs, without a graph.
+            x: inputs.
+            y: targets.
+        """
+        at = self.loss.at(z, y)
+        if self.anywhere(_cancels(at, z)):
+            with suppress(Exception):  # modules may fail in float64; then float32 has to do
+                return at, self.loss.at(self.exact_outputs(x), y)
+        return at, at
 
     def exact_outputs(self, x: Any) -> Tensor:
         """Compute z in float64, with no graph. Cost: a forward pass."""
@@ -264,3 +301,11 @@ def _moved(y: Tensor | Targets, device: torch.device, dtype: torch.dtype) -> Ten
     if isinstance(y, Targets):
         return Targets(y.values.to(device), y.weights.to(device, dtype))
     return y.to(device)
+
+
+def _cancels(at: AtOutput, z: Tensor) -> bool:
+    """Tell whether rounding of z, some eps |z|, may reach the fourth digit of the cotangent."""
+    if z.dtype == torch.float64:
+        return False
+    sizes = [float(tensor.norm(dtype=torch.float64)) for tensor in (at.cotangent, at.hessian(z))]
+    return 32 * sizes[0] < sizes[1]

@@ -189,6 +189,11 @@ def is_mine(index: int) -> bool:
     return _group == "sharded" or index % count() == rank()
 
 
+def numbers(own: Sequence[int]) -> Sequence[int]:
+    """Number in all the data what has the numbers ``own`` in this process's."""
+    return [number * count() + rank() for number in own] if _group == "sharded" else own
+
+
 def _joined() -> bool:
     return _group is not None
 
