@@ -59,25 +59,35 @@ def quadratic_forms(
     risk, layout = decomposition.risk, decomposition.layout
     check_supported(risk)
     vectors = [layout.unflatten(row) for row in rows]
-    sums = torch.zeros(2 * len(rows) + 3, dtype=torch.float64, device=risk.device)
+    sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=risk.device)  # of G and of N
+    tally = torch.zeros(4, dtype=torch.float64, device=risk.device)
+    reason = "what another process met"
     with exact_kernels():
         for x, y, numbers in risk.numbered(num_examples):
             drawn = None if signs is None else signs.draw(numbers, rows)
-            for index, v in enumerate(vectors):
-                tangents = v if signs is None or drawn is None else signs.tangents(v, drawn)
-                gn, nme, total, weight = microbatch_forms(risk, x, y, tangents)
-                if any(isinstance(t, Signed) and t.is_shared for t in tangents):
-                    raise Unsupported("a weight used in one batch otherwise than in another")
-                sums[2 * index : 2 * index + 2] += sums.new_tensor([gn, nme])
-            sums[-3:] += sums.new_tensor([total, weight, len(y)])
+            try:
+                for index, v in enumerate(vectors):
+                    tangents = v if signs is None or drawn is None else signs.tangents(v, drawn)
+                    gn, nme, total, weight = microbatch_forms(risk, x, y, tangents)
+                    if any(isinstance(t, Signed) and t.is_shared for t in tangents):
+                        raise Unsupported("a weight used in one batch otherwise than in another")
+                    sums[index] += sums.new_tensor([gn, nme])
+                    tally += tally.new_tensor([total, weight, len(y), 0]) * (index == 0)
+            except Unsupported as error:  # which all processes have to know
+                reason = str(error)
+                tally[3] = 1
+                break
             if decomposition.on_microbatch is not None:
                 decomposition.on_microbatch()
     if num_examples is None:
         processes.add_up(sums)
-    *found, total, weight, count = sums.tolist()
+        processes.add_up(tally)
+    loss, weight, count, failures = tally.tolist()
+    if failures:
+        raise Unsupported(reason)
     if num_examples is None:
-        decomposition.check_unchanged(total / weight, int(count))
-    gn, nme = np.array(found[::2]) / weight, np.array(found[1::2]) / weight
+        decomposition.check_unchanged(loss / weight, int(count))
+    gn, nme = (sums / weight).T.cpu().numpy()
     forms = {"hessian": gn + nme, "gn": gn, "nme": nme}
     for part, values in forms.items():
         if not np.isfinite(values).all():

@@ -181,6 +181,7 @@ def _embedding(func: Any, indices: Tensor, weight: Any, *rest: Any, **options: A
         return func(indices, first.shared(), *rest, **options), None
     found = func(indices, first.v, *rest, **options)
     rows = first.rows.gather(1, indices.flatten(1)).view(*indices.shape, 1)
+    assert first.columns is not None
     columns = first.columns.view(len(indices), *(1,) * (indices.ndim - 1), -1)
     return found * rows * columns, None
 

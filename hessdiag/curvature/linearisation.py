@@ -12,7 +12,7 @@ import math
 import re
 import weakref
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from hessdiag.curvature.kernels import has_differentiable_backward
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError, NotFinite
 from hessdiag.linalg.vectors import all_finite
-from hessdiag.losses.output_loss import AtOutput, Targets
+from hessdiag.losses.output_loss import Targets
 
 
 class Linearisation:
@@ -61,11 +61,7 @@ class Linearisation:
         with self._mode if self._ties else nullcontext():
             self.outputs = risk.outputs(x)
         self._check_loss = partial(risk.loss.check, self.outputs.detach(), y)
-        self.at_output = risk.loss.at(self.outputs.detach(), y)
-        exact = self.at_output
-        if risk.anywhere(_cancels(exact, self.outputs.detach())):
-            with suppress(Exception):  # modules may fail in float64; then float32 has to do
-                exact = risk.loss.at(risk.exact_outputs(x), y)
+        self.at_output, exact = risk.at_outputs(self.outputs.detach(), x, y)
         self.total = float(exact.total.detach())
         if not math.isfinite(self.total):
             raise NotFinite(
@@ -177,14 +173,6 @@ class _Tied(torch.autograd.Function):
             return None, along, None
         with torch.enable_grad():  # some losses differentiate themselves
             return at._curved(along.detach()).detach(), along, None
-
-
-def _cancels(at: AtOutput, z: Tensor) -> bool:
-    """Tell whether rounding of z, some eps |z|, may reach the fourth digit of the cotangent."""
-    if z.dtype == torch.float64:
-        return False
-    sizes = [float(tensor.norm(dtype=torch.float64)) for tensor in (at.cotangent, at.hessian(z))]
-    return 32 * sizes[0] < sizes[1]
 
 
 @contextmanager
