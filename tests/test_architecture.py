@@ -25,7 +25,7 @@ FLOORS = (
         "loss_names",
         "progress",
     },
-    {"linalg", "nets", "data", "losses", "show"},
+    {"linalg", "nets", "data", "losses", "show", "jobs"},
     {"curvature", "results", "metrics"},
     {"spectra", "landscapes", "block_maps"},
     {"sparsities", "comparisons"},

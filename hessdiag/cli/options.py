@@ -8,11 +8,16 @@ import re
 import types
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from hessdiag.settings import Field, check, fields, option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hessdiag.jobs.task import Engine
 
 CHECKPOINT = "A .safetensors, .pt, .pth, .bin or .ckpt file, or a folder of Hugging Face or PEFT."
 Checkpoint = Annotated[str, typer.Argument(help=CHECKPOINT)]
@@ -62,6 +67,57 @@ class ShardOptions:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How many of a command's computations go on at once, and where."""
+
+    jobs: Annotated[
+        int | None,
+        option(
+            "Computations at once, each in a process with its share of the cores, or its own GPU. "
+            "Default: 1; with --slurm, as many as Slurm admits.",
+            ge=1,
+        ),
+    ] = None
+    slurm: Annotated[
+        str | None,
+        option(
+            "Run each as a job of Slurm by these parameters, such as partition=gpu,time=120; "
+            "needs hessdiag[cluster].",
+            metavar="NAME=VALUE,…",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def engine(self, folder: Path, device: str) -> Engine | None:
+        """Choose what runs them; None for one after another in this process.
+
+        Args:
+            folder: for what they print.
+            device: checked here where they run here.
+
+        Raises:
+            InputError: there is no such device; parameters that make no sense.
+        """
+        from functools import partial
+
+        if self.slurm is not None:
+            from hessdiag.jobs import slurm_jobs
+
+            given = slurm_jobs.parameters(self.slurm)
+            return partial(slurm_jobs.run, given=given, count=self.jobs, folder=folder)
+        from hessdiag.linalg import devices
+
+        devices.resolve(device)
+        if self.jobs in (None, 1):
+            return None
+        from hessdiag.jobs import local_jobs
+
+        return partial(local_jobs.run, count=self.jobs, folder=folder)
 
 
 _FLAGS: dict[str, str] = {}

@@ -18,6 +18,7 @@ def sweep(
     base: RecipeOptions,
     network: ModelOptions,
     running: RunningOptions,
+    many: options.JobOptions,
     output: options.OutputOptions,
     reg: Annotated[
         str | None,
@@ -44,13 +45,13 @@ def sweep(
 
     Lists are separated by commas; the grid is their product, in which a method has only the
     strengths that it takes. Each run has a folder of its own in OUT, and OUT/sweep.json holds the
-    report after every run. The same command goes on where it was stopped.
+    report after every run. The same command goes on where it was stopped, however many --jobs
+    it has; with these, OUT/jobs holds what runs print.
     """
     from pathlib import Path
 
     from hessdiag import files
     from hessdiag.cli import console
-    from hessdiag.linalg import devices
     from hessdiag.training import folder, tracking
     from hessdiag.training import sweep as sweeps
     from hessdiag.training.outputs import OUTPUTS, write_report
@@ -84,17 +85,18 @@ def sweep(
         track_every=base.track_every,
     )
     place = Path(out or f"runs/{base.recipe}-sweep")
-    where = devices.resolve(running.device)
+    engine = many.engine(place / "jobs", running.device)
     with console.progress("sweep", quiet=output.quiet) as bar:
         for found in sweeps.run(
             planned,
             place,
-            device=where,
+            device=running.device,
             num_workers=running.workers,
             download=base.download,
             on_step=bar.show,
             on_finished=write_report,
             outputs=OUTPUTS,
+            engine=engine,
         ):
             files.write_text(place / folder.SWEEP, report(found).to_json())
     results.show(report(found), output)

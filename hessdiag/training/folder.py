@@ -258,6 +258,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [codec.decode(dict[str, Any], line, what=f"the file {path}") for line in lines]
 
 
+def count_epochs(folder: Path) -> int:
+    """Count the epochs that the run in ``folder`` has closed, whoever trains it."""
+    try:
+        return (folder / METRICS).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
 def write_metrics(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write all rows as JSON lines, in one step; what is not finite is null."""
     write_text(folder / METRICS, codec.encode_lines(rows))

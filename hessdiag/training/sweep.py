@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
-from itertools import groupby, product
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hessdiag.errors import InputError
+from hessdiag.jobs.task import Engine
+from hessdiag.linalg import devices
 from hessdiag.metadata import ModelSpec
 from hessdiag.nets import activations, models
 from hessdiag.progress import Progress, Watch
@@ -86,8 +89,9 @@ def run(
     num_workers: int = 0,
     download: bool = False,
     on_step: Watch | None = None,
-    on_finished: Callable[[Finished], None] = lambda _: None,
+    on_finished: Callable[[Finished], None] | None = None,
     outputs: Sequence[str] = (),
+    engine: Engine | None = None,
 ) -> Generator[Sweep]:
     """Train what is not trained yet, each run in its own folder in ``out``.
 
@@ -97,12 +101,14 @@ def run(
     Args:
         sweep: as planned.
         out: folder of the sweep; made if it is not there.
-        device: where to train.
+        device: where to train; an engine's processes read its name, each on its own machine.
         num_workers: processes that decode streamed images.
         download: whether torchvision may download the data.
         on_step: called with the runs done and to do, and the name of the one under way.
-        on_finished: called after each run that came to its end.
+        on_finished: called after each run that came to its end; for an engine, a function of a
+            module.
         outputs: names of the files that it writes; a run without them is not finished.
+        engine: what trains many runs at once; None for one after another in this process.
 
     Yields:
         The sweep as far as it is known: after each run, and once if there is nothing to do.
@@ -112,6 +118,7 @@ def run(
             loaded; a folder that cannot be written.
     """
     trials = {trial.name: trial for trial in sweep.trials}
+    on_step = on_step or (lambda _: None)
 
     def known() -> Sweep:
         cells = [
@@ -120,63 +127,120 @@ def run(
         ]
         return Sweep(cells)
 
-    left: list[Trial] = []
-    done = 0
-
-    def report(standing: Standing) -> None:
-        if on_step is not None:
-            part = standing.step / standing.num_steps
-            on_step(Progress(done + part, len(left), left[done].name))
-
     with folder.owned(out):
         for name, trial in trials.items():
             trials[name] = _recall(trial, out / name, outputs)
             if trials[name].epochs:
                 with suppress(InputError), folder.owned(out / name):
                     pass  # what a killed process left half-written goes
-        left += [trial for trial in trials.values() if not trial.epochs]
+        left = {name: trial for name, trial in trials.items() if not trial.epochs}
         if not left:
             yield known()
-        for _, sharing in groupby(left, key=lambda trial: _sample(trial.config)):
-            group = list(sharing)
-            sets = loop.load_data(group[0].config, download=download)
-            for trial in group:
-                trials[trial.name] = _train(
-                    trial,
-                    out / trial.name,
-                    *sets,
-                    on_finished,
-                    outputs,
-                    device=device,
-                    num_workers=num_workers,
-                    on_step=report,
-                )
-                done += 1
-                yield known()
+            return
+        options: dict[str, Any] = {
+            "outputs": outputs,
+            "on_finished": on_finished,
+            "device": device,
+            "num_workers": num_workers,
+        }
+        if engine is None:
+            ends = _one_by_one(left, out, on_step, download=download, **options)
+        else:
+            if download:
+                for trial in left.values():
+                    _sets.of(trial.config, download=True)
+            tasks = {
+                name: partial(_train, trial, out / name, **options) for name, trial in left.items()
+            }
+            ends = engine(tasks, lambda: on_step(_standing(left, out)))
+        try:
+            with closing(ends):
+                for name, failure in ends:
+                    trials[name] = (
+                        _recall(trials[name], out / name, outputs)
+                        if failure is None
+                        else replace(trials[name], failure=failure)
+                    )
+                    yield known()
+        finally:
+            _sets.forget()
+
+
+def _one_by_one(
+    left: Mapping[str, Trial], out: Path, on_step: Watch, *, download: bool, **options: Any
+) -> Generator[tuple[str, str | None]]:
+    for done, (name, trial) in enumerate(left.items()):
+
+        def report(now: Standing, done: int = done, name: str = name) -> None:
+            on_step(Progress(done + now.step / now.num_steps, len(left), name))
+
+        _sets.of(trial.config, download=download)
+        yield name, _train(trial, out / name, on_step=report, **options)
+
+
+def _standing(left: Mapping[str, Trial], out: Path) -> Progress:
+    """Read from the runs' folders where they stand: the epochs that are done."""
+    done, busy = 0.0, 0
+    for name, trial in left.items():
+        part = folder.count_epochs(out / name) / trial.config.recipe.epochs
+        done, busy = done + part, busy + (0 < part < 1)
+    return Progress(done, len(left), f"{busy} begun")
 
 
 def _train(
     trial: Trial,
     place: Path,
-    data: Data,
-    test: Data | None,
-    on_finished: Callable[[Finished], None],
+    *,
     outputs: Sequence[str],
+    on_finished: Callable[[Finished], None] | None,
+    device: torch.device | str,
     **options: Any,
-) -> Trial:
-    """Train from the state in ``place``, or from the start; a failure is a result."""
+) -> str | None:
+    """Train from the state in ``place``, or from the start; gives the reason of a failure."""
+    where = devices.resolve(str(device))
+    sets = _sets.of(trial.config)
     try:
         with folder.owned(place):
-            if (known := _recall(trial, place, outputs)).epochs:  # others may have been here
-                return known
+            if _recall(trial, place, outputs).epochs:  # others may have been here
+                return None
             payload, _ = state.load(place)
-            on_finished(loop.train(trial.config, data, test, out=place, payload=payload, **options))
+            finished = loop.train(
+                trial.config, *sets, out=place, device=where, payload=payload, **options
+            )
+            if on_finished is not None:
+                on_finished(finished)
     except InputError as error:
         if isinstance(error.__cause__, OSError):  # a disk that fails is no result of a run
             raise
-        reason = error.what if error.got is None else f"{error.what}: {error.got}"
-        return replace(trial, failure=reason)
-    return _recall(trial, place, outputs)
+        return error.what if error.got is None else f"{error.what}: {error.got}"
+    return None
+
+
+class _Sets:
+    """The data of this process's last run, which many runs share."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._key: Any = None
+        self._sets: tuple[Data, Data | None] | None = None
+
+    def of(self, config: Config, *, download: bool = False) -> tuple[Data, Data | None]:
+        recipe = config.recipe
+        sampled = config.num_samples or recipe.label_noise  # by the seed
+        key = (
+            *(recipe.data, recipe.mean, recipe.std, recipe.label_noise),
+            *(recipe.init, recipe.init and recipe.model),
+            *(config.data_root, config.num_samples, config.seed if sampled else None),
+        )
+        if self._sets is None or key != self._key:
+            self.forget()  # its memory first
+            self._sets, self._key = loop.load_data(config, download=download), key
+        return self._sets
+
+
+_sets = _Sets()
 
 
 def _recall(trial: Trial, place: Path, outputs: Sequence[str]) -> Trial:
@@ -202,11 +266,6 @@ def _network(config: Config) -> ModelSpec:
     """Describe the network but for the data's sizes, of which any will do for a check."""
     recipe = config.recipe
     return ModelSpec(recipe.model, recipe.activation, recipe.beta, 10, (3, 32, 32))
-
-
-def _sample(config: Config) -> int | None:
-    """Tell apart the random samples and labels of the data; runs without them share it."""
-    return config.seed if config.num_samples or config.recipe.label_noise else None
 
 
 def _takes_beta(activation: str | None) -> bool:

@@ -1,6 +1,11 @@
 """``hessdiag train sweep``."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +102,52 @@ def test_a_mistake_leaves_nothing_behind(
 def test_the_folder_of_another_sweep_is_refused(run: Run, here: Path):
     assert run(*TINY, "--out", "o").code == 0
     refused(run(*TINY, "--out", "o", "--lr", 0.5), "another configuration.*none-gelu-seed=0")
+
+
+LONG = ("--model", "mlp-64", "--epochs", 60, "--num-samples", 256, "--seed", "0,1")
+GRID = ("train", "sweep", *LONG, "--reg", "none,sam", "--rho", 0.1, "--quiet")
+
+
+def started(*args: object, cwd: Path) -> subprocess.Popen[str]:
+    root = str(Path(__file__).parents[2])
+    return subprocess.Popen(
+        [sys.executable, "-m", "hessdiag", *map(str, args)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def begun(place: Path) -> int:
+    """Wait for a run that has closed an epoch but not its last; the process that trains it."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for state in place.glob("*/state.pt"):
+            run = state.parent
+            if not (run / "report.json").exists() and (run / ".hessdiag-lock").exists():
+                return json.loads((run / ".hessdiag-lock").read_text("utf-8"))["pid"]
+        time.sleep(0.02)
+    pytest.fail("no run was begun")
+
+
+@pytest.mark.slow
+def test_two_jobs_that_are_killed_and_interrupted_make_the_table_of_one(here: Path):
+    alone = started(*GRID, "--out", "one", cwd=here)
+    killed = started(*GRID, "--out", "two", "--jobs", 2, cwd=here)
+    os.kill(begun(here / "two"), signal.SIGKILL)
+    assert killed.communicate(timeout=240) == ("", "")
+    interrupted = started(*GRID, "--out", "three", "--jobs", 2, cwd=here)
+    pid = begun(here / "three")
+    os.killpg(interrupted.pid, signal.SIGINT)
+    assert interrupted.communicate(timeout=30) == ("", "interrupted\n")
+    assert (killed.returncode, interrupted.returncode) == (0, 130)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert not list((here / "three").glob("**/.hessdiag-lock"))
+    assert started(*GRID, "--out", "three", "--jobs", 2, cwd=here).communicate(timeout=240)
+    assert alone.communicate(timeout=240) == ("", "")
+    tables = [(here / place / "sweep.json").read_bytes() for place in ("one", "two", "three")]
+    assert tables[0] == tables[1] == tables[2]

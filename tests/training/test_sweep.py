@@ -1,12 +1,14 @@
 """Sweeps: the grid, what is skipped, what goes on, what fails."""
 
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hessdiag.errors import InputError
+from hessdiag.jobs.task import Task
 from hessdiag.progress import Progress
 from hessdiag.training import folder, loop, methods, state, sweep, sweep_result
 from hessdiag.training.trials import Sweep
@@ -288,3 +290,42 @@ def test_cells_are_compared_with_no_regulariser_seed_by_seed():
         gains = [own[run.seed] - run.accuracy for run in other.runs]
         assert cell.difference.mean == pytest.approx(sum(gains) / len(gains))
         assert cell.difference.count == len(gains)
+
+
+# --- many at once ------------------------------------------------------------------------------
+
+
+def pickled(
+    tasks: Mapping[str, Task], on_wait: Callable[[], None]
+) -> Generator[tuple[str, str | None]]:
+    """Run tasks as other processes would get them, the last one first."""
+    for name, task in reversed(tasks.items()):
+        failure = pickle.loads(pickle.dumps(task))()
+        on_wait()
+        yield name, failure
+
+
+def test_an_engine_leaves_the_table_and_the_bytes_of_one_process(tmp_path: Path):
+    planned = plan("none", "sam", seeds=(0, 1), rho=[DIVERGES, 0.1])
+    states: list[Progress] = []
+    found = finish(planned, tmp_path / "many", engine=pickled, on_step=states.append)
+    assert found == finish(planned, tmp_path / "one")
+    for trial in found.trials:
+        places = [tmp_path / which / trial.name for which in ("many", "one")]
+        assert trial.failure or content(places[0]) == content(places[1])
+    assert [now.done for now in states] == [1, 1, 2, 3, 3, 4]  # two of them diverge
+    assert {now.expected for now in states} == {6}
+
+
+def test_a_lost_run_is_a_failure_and_the_same_command_goes_on(tmp_path: Path):
+    def loses(
+        tasks: Mapping[str, Task], on_wait: Callable[[], None]
+    ) -> Generator[tuple[str, str | None]]:
+        yield next(iter(tasks)), "its process was lost"
+        yield from pickled(dict([*tasks.items()][1:]), on_wait)
+
+    planned = plan("none", "sam")
+    found = finish(planned, tmp_path, engine=loses)
+    assert [trial.failure for trial in found.trials] == ["its process was lost", None]
+    assert finish(planned, tmp_path, engine=pickled).trials[1] == found.trials[1]
+    assert len([*sweep.run(planned, tmp_path)]) == 1  # nothing is left to do
