@@ -22,6 +22,7 @@ REPORT, PAGE = "reproduction.json", "index.html"
 def reproduce(
     data: DataOptions,
     machine: DeviceOption,
+    many: options.JobOptions,
     output: options.OutputOptions,
     finding: Annotated[
         list[str] | None,
@@ -32,7 +33,6 @@ def reproduce(
     ] = "small",
     seeds: Annotated[int, typer.Option(help="Seeds of every run.", min=1)] = 5,
     first_seed: Annotated[int, typer.Option(help="The first of them.", min=0)] = 10,
-    jobs: Annotated[int, typer.Option(help="Processes, each with seeds of its own.", min=1)] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print runs, steps, images and estimated GPU hours.")
     ] = False,
@@ -52,7 +52,6 @@ def reproduce(
     from hessdiag import files
     from hessdiag.cli import console
     from hessdiag.findings import finding_table, reproduction_run
-    from hessdiag.linalg import devices
     from hessdiag.show.page import page
 
     if scale not in SCALES:
@@ -78,8 +77,8 @@ def reproduce(
         for found in reproduction_run.run(
             plan,
             place,
-            jobs=jobs,
-            device=devices.resolve(machine.device),
+            engine=many.engine(place / "jobs", machine.device),
+            device=machine.device,
             download=data.download,
             on_step=bar.show,
         ):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from hessdiag.findings.reproduction_result import (
     Reproduction,
     StudyReport,
 )
+from hessdiag.jobs.task import Engine
 from hessdiag.linalg.paired import Difference
 from hessdiag.progress import Watch
 from hessdiag.training import folder, recipes, sweep
@@ -87,7 +86,7 @@ def run(
     plan: Plan,
     out: Path,
     *,
-    jobs: int = 1,
+    engine: Engine | None = None,
     device: torch.device | str = "cpu",
     download: bool = False,
     on_step: Watch | None = None,
@@ -97,11 +96,10 @@ def run(
     Args:
         plan: what is to be run.
         out: folder; runs that are finished there are taken as they are.
-        jobs: processes, each with seeds of its own.
+        engine: what trains many runs at once; None for one after another in this process.
         device: where to train.
         download: whether torchvision may download data and weights.
-        on_step: called with (runs done, a fraction of one included; runs to be done; name), of one
-            process.
+        on_step: called with (runs done, a fraction of one included; runs to be done; name).
 
     Yields:
         The report as far as it is known.
@@ -109,50 +107,49 @@ def run(
     Raises:
         InputError: data that cannot be loaded; a folder that cannot be written.
     """
-    work: dict[str, Any] = {"device": device, "download": download}
-    with folder.owned(out):
-        if jobs == 1:
-            for done, seed in enumerate(plan.seeds):
-                _train(plan.runs(seed), _place(out, seed), on_step=on_step, **work)
-                yield report(plan, out, plan.seeds[: done + 1])
-            return
-        fresh = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, fresh) as pool:
-            waiting = [
-                pool.submit(_train, plan.runs(seed), _place(out, seed), **work)
-                for seed in plan.seeds
-            ]
-            for future in as_completed(waiting):
-                future.result()
-                yield report(plan, out, plan.seeds)
-
-
-def _place(out: Path, seed: int) -> Path:
-    return out / "runs" / f"seed-{seed}"
-
-
-def _train(
-    runs: Mapping[str, Config],
-    place: Path,
-    *,
-    on_step: Watch | None = None,
-    **work: Any,
-) -> None:
-    if not runs:
-        return
-    place.mkdir(parents=True, exist_ok=True)
+    trials = {
+        seed: [Trial(f"{_place(seed)}/{name}", config) for name, config in plan.runs(seed).items()]
+        for seed in plan.seeds
+    }
     cells = [
-        Cell(name, run.method.name, run.recipe.activation, run.recipe.beta, {}, [Trial(name, run)])
-        for name, run in runs.items()
+        Cell(of_seed[0].name, own.method.name, own.recipe.activation, own.recipe.beta, {}, of_seed)
+        for of_seed in zip(*trials.values(), strict=True)
+        if (own := of_seed[0].config)
     ]
+    num_known = 0
+    with folder.owned(out):
+        work = {"engine": engine, "device": device, "download": download, "on_step": on_step}
+        for now in _trained(Sweep(cells), out, **work):
+            ended = {trial.config.seed for trial in now.trials}
+            ended -= {t.config.seed for t in now.trials if not t.epochs and t.failure is None}
+            if len(ended) > num_known or not cells:
+                num_known = len(ended)
+                seeds = [seed for seed in plan.seeds if seed in ended or not cells]
+                yield report(plan, out, seeds)
 
-    def timed(finished: Finished) -> None:
-        (finished.checkpoint.parent / TIMES).write_text(f"{finished.seconds:.3f}\n")
 
-    for now in sweep.run(Sweep(cells), place, on_step=on_step, on_finished=timed, **work):
+def _trained(cells: Sweep, out: Path, **work: Any) -> Generator[Sweep]:
+    if not cells.cells:
+        yield cells
+        return
+    for now in sweep.run(cells, out / _RUNS, on_finished=_keep_time, **work):
         for trial in now.trials:
             if trial.failure is not None:
-                (place / f"{trial.name}.failed").write_text(f"{trial.failure}\n")
+                said = out / _RUNS / f"{trial.name}.failed"
+                said.parent.mkdir(parents=True, exist_ok=True)
+                said.write_text(f"{trial.failure}\n")
+        yield now
+
+
+def _keep_time(finished: Finished) -> None:
+    (finished.checkpoint.parent / TIMES).write_text(f"{finished.seconds:.3f}\n")
+
+
+_RUNS = "runs"
+
+
+def _place(seed: int) -> str:
+    return f"seed-{seed}"
 
 
 def report(plan: Plan, out: Path, seeds: Sequence[int]) -> Reproduction:
@@ -190,7 +187,7 @@ def _study(plan: Plan, design: Design, out: Path, seeds: Sequence[int]) -> Study
         own: dict[str, dict[str, float | None]] = {}
         for name, config in plan.configs(design, seed).items():
             summary = summary or recipes.summary(config.recipe)
-            place = _place(out, seed) / name_of(config)
+            place = out / _RUNS / _place(seed) / name_of(config)
             failed = place.with_name(f"{place.name}.failed")
             if folder.is_finished(place, config):
                 epochs = [Epoch.from_row(row) for row in folder.read_metrics(place)]

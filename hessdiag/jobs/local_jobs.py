@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ class Worker:
 
     slot: int
     process: BaseProcess
-    line: Connection
+    line: Any  # a Connection, or a PipeConnection
     doing: str = ""
 
 
@@ -144,7 +143,7 @@ class _Terminated(BaseException):
     """The process is to end."""
 
 
-def _serve(line: Connection, log: Path) -> None:
+def _serve(line: Any, log: Path) -> None:
     """Run the tasks that come by ``line`` until it closes, or the process that gives them ends."""
 
     def terminate(*_: Any) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hessdiag.errors import InputError, unknown
+from hessdiag.errors import InputError
 from hessdiag.jobs.task import MOST_TRIES, Task, attempt
 
 POLL = 2.0  # seconds between looks at the queue
@@ -152,10 +152,10 @@ def _submitter(
     own = {"job_name": "hessdiag", "array_parallelism": count, **given}
     try:
         executor = submitit.SlurmExecutor(folder=folder.resolve())
-        valid = executor._valid_parameters()
-        if odd := [name for name in own if name not in valid]:
-            raise unknown("parameter of Slurm", odd[0], sorted(valid))
         executor.update_parameters(**own)
+    except ValueError as error:
+        what = str(error).replace("\n  - ", "; ").replace("\n", "; ")
+        raise InputError("`slurm` has a parameter that submitit does not know", got=what) from error
     except RuntimeError as error:
         raise InputError("there is no Slurm here", got="no srun on the PATH") from error
 

@@ -1,6 +1,7 @@
 """Studies that are run: each run once, gone on with, judged, shown."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hessdiag import results
 from hessdiag.findings import reproduction_run
 from hessdiag.findings.finding import Choice, Design, Finding, Statement, Term
 from hessdiag.findings.reproduction_run import Plan
+from hessdiag.jobs import local_jobs
 from hessdiag.training import loop
 
 DESIGN = Design(
@@ -60,7 +62,8 @@ def test_a_study_is_run_judged_and_gone_on_with(tmp_path: Path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_processes_share_the_seeds(tmp_path: Path):
-    alone, shared = run(tmp_path / "a"), run(tmp_path / "b", jobs=2)
+def test_processes_share_the_runs(tmp_path: Path):
+    engine = partial(local_jobs.run, count=2, folder=tmp_path / "jobs")
+    alone, shared = run(tmp_path / "a"), run(tmp_path / "b", engine=engine)
     one, two = (found.findings[0].studies[0].statements for found in (alone, shared))
     assert [each.values for each in one] == [each.values for each in two]

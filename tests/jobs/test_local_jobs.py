@@ -61,7 +61,9 @@ def comes(condition: Callable[[], bool], seconds: float = 30) -> bool:
     return condition()
 
 
-def test_each_task_is_run_and_tells_why_it_failed(tmp_path: Path, capfd: pytest.CaptureFixture):
+def test_each_task_is_run_and_tells_why_it_failed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     names = ("first", "unlucky", "last")
     tasks: dict[str, Task] = {name: partial(say, tmp_path, name) for name in names}
     found = ended(tasks, tmp_path / "jobs")
@@ -130,5 +132,5 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path, number: si
     _, told = process.communicate(timeout=30)
     assert process.returncode == -number
     assert told.count("Traceback") == (number == signal.SIGINT)
-    for path in pids:
-        assert comes(lambda pid=int(path.read_text()): not is_alive(pid))
+    children = [int(path.read_text()) for path in pids]
+    assert comes(lambda: not any(map(is_alive, children)))

@@ -299,7 +299,7 @@ def pickled(
     tasks: Mapping[str, Task], on_wait: Callable[[], None]
 ) -> Generator[tuple[str, str | None]]:
     """Run tasks as other processes would get them, the last one first."""
-    for name, task in reversed(tasks.items()):
+    for name, task in reversed([*tasks.items()]):
         failure = pickle.loads(pickle.dumps(task))()
         on_wait()
         yield name, failure
