@@ -70,8 +70,9 @@ def demo(
         options.ParameterOptions(),
         options.ShardOptions(),
         sample,
+        options.JobOptions(),
         output("spectrum.json", plot=path("spectrum.png")),
-        checkpoint,
+        [checkpoint],
     )
     say(
         "\nThe Nonlinear Modeling Error N is what the Gauss-Newton approximation leaves out: it "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,16 +11,24 @@ from hessdiag.cli import options, results
 from hessdiag.spectra.spectrum_settings import Settings
 from hessdiag.subject_options import SubjectOptions
 
+if TYPE_CHECKING:
+    from hessdiag.progress import Watch
+    from hessdiag.spectra.spectrum_result import Report
+
 
 def spectrum(
     settings: Settings,
     which: options.ParameterOptions,
     sharing: options.ShardOptions,
     subject: SubjectOptions,
+    many: options.JobOptions,
     output: options.OutputOptions,
     checkpoint: Annotated[
-        str | None,
-        typer.Argument(help=f"{options.CHECKPOINT} Without one: --model names a factory."),
+        list[str] | None,
+        typer.Argument(
+            help=f"{options.CHECKPOINT} Without one: --model names a factory. Of several: a table, "
+            "and with --json DIR/ a report each."
+        ),
     ] = None,
 ) -> None:
     """Traces, extreme eigenvalues and spectral densities of the Hessian and its two parts.
@@ -28,27 +37,47 @@ def spectrum(
     Error N. Every number comes with its error: sampled ones with standard error and 95 % interval,
     eigenvalues with a residual bound.
     """
-    from hessdiag import spectrum as compute
-    from hessdiag.cli import console
-    from hessdiag.linalg import processes
-    from hessdiag.subjects.subject import load
+    from hessdiag.cli import console, spectra
 
+    paths = list(dict.fromkeys(checkpoint or ()))
+    target = output.json or ""
+    is_folder = target.endswith(os.sep) or os.path.isdir(target)
+    if len(paths) > 1 or (paths and (is_folder or many.jobs or many.slurm)):
+        spectra.measure(paths, settings, which, sharing, subject, many, output)
+        return
     results.check_targets(output)
     results.check_densities(output, settings)
     with console.progress("spectrum", quiet=output.quiet) as bar:
-        with processes.in_turn():  # the first one downloads, the others find what it got
-            found = load(checkpoint, subject, as_built=checkpoint is None)
-        report = compute(
-            found.model,
-            found.batches(),
-            loss=found.loss,
-            output=found.output,
-            params=which.params,
-            unchecked=which.unchecked,
-            bn=subject.bn,
-            dtype=found.dtype,
-            shard=processes.mesh(sharing.shard, copies=sharing.copies) or False,
-            on_progress=bar.show,
-            settings=settings,
-        )
-    results.show(report.of(found.provenance()), output)
+        report = measured(paths[0] if paths else None, settings, which, sharing, subject, bar.show)
+    results.show(report, output)
+
+
+def measured(
+    checkpoint: str | None,
+    settings: Settings,
+    which: options.ParameterOptions,
+    sharing: options.ShardOptions,
+    subject: SubjectOptions,
+    on_progress: Watch | None = None,
+) -> Report:
+    """Load a network and its data, and measure its spectrum."""
+    from hessdiag import spectrum as compute
+    from hessdiag.linalg import processes
+    from hessdiag.subjects.subject import load
+
+    with processes.in_turn():  # the first one downloads, the others find what it got
+        found = load(checkpoint, subject, as_built=checkpoint is None)
+    report = compute(
+        found.model,
+        found.batches(),
+        loss=found.loss,
+        output=found.output,
+        params=which.params,
+        unchecked=which.unchecked,
+        bn=subject.bn,
+        dtype=found.dtype,
+        shard=processes.mesh(sharing.shard, copies=sharing.copies) or False,
+        on_progress=on_progress,
+        settings=settings,
+    )
+    return report.of(found.provenance())
