@@ -16,6 +16,7 @@ from hessdiag.curvature.as_called import few_examples
 from hessdiag.curvature.batches import mapped
 from hessdiag.curvature.direct import direct_product
 from hessdiag.curvature.heads import OutputSpec
+from hessdiag.curvature.kept import Kept
 from hessdiag.curvature.kernels import exact_kernels, undisturbed
 from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.risk import EmpiricalRisk
@@ -95,6 +96,7 @@ class Decomposition:
         notes: what qualifies the numbers; known after the first pass.
         truth: the derivatives compared with those of the module as it is called, on a few examples,
             after the first pass over the data; None before it.
+        kept: linearisations that passes have in common; none unless it has room.
 
     Raises:
         InputError: see :class:`EmpiricalRisk`; later also for data that change between passes,
@@ -133,6 +135,7 @@ class Decomposition:
         self.on_microbatch = on_microbatch
         self.unchecked = unchecked
         self.truth: Truth | None = None
+        self.kept = Kept()
         self._gradient: Gradient | None = None
         self._twin: Decomposition | None = None  # in the other floating type
         self.notes: tuple[str, ...] = ()
@@ -169,7 +172,7 @@ class Decomposition:
         """Make the decomposition at θ + ``vector``, flat ``(n,)``; this one stays as it is."""
         moved = copy.copy(self)
         moved.risk = self.risk.displaced(vector)
-        moved._gradient = moved._twin = None
+        moved.kept, moved._gradient, moved._twin = Kept(), None, None
         moved.truth = self.truth or Truth(reason="they are those away from θ")
         return moved
 
@@ -180,7 +183,7 @@ class Decomposition:
         if self._twin is None:
             self._twin = copy.copy(self)
             self._twin.risk = self.risk.in_type(dtype)
-            self._twin._gradient = None
+            self._twin.kept, self._twin._gradient = Kept(), None
             self._twin.truth = self.truth or Truth(reason="they are those of a twin")
         return self._twin
 
@@ -236,7 +239,8 @@ class Decomposition:
         types = {request.vectors.dtype for request in requests}
         if types - {self.risk.dtype}:
             given: dict[int, Answer] = {}
-            for dtype in sorted(types, key=str):
+            self.kept.clear()  # what is computed in float64 takes its place
+            for dtype in sorted(types, key=str, reverse=True):
                 own = [i for i, request in enumerate(requests) if request.vectors.dtype == dtype]
                 answers = self.in_type(dtype).answer([requests[i] for i in own])
                 given |= dict(zip(own, answers, strict=True))
@@ -251,8 +255,8 @@ class Decomposition:
             if self.truth is None and first and processes.is_first():
                 truth = self._check_derivatives(*first[0][:2])  # while no sums are kept
             gradient = torch.zeros(self.layout.size, dtype=self.risk.dtype, device=self.risk.device)
-            for x, y, counts in itertools.chain(first, batches):
-                local = Linearisation(self.risk, x, y, counts=counts)
+            for index, (x, y, counts) in enumerate(itertools.chain(first, batches)):
+                local = self.kept.linearise(index, self.risk, x, y, counts)
                 at = local.at_output
                 found = local.total, at.weight, len(y), at.num_counted, at.num_correct or 0
                 tally += counts * tally.new_tensor(found)

@@ -97,6 +97,8 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
 def check_memory(decomposition: Decomposition, plan: Plan) -> None:
     """Refuse, before any long computation, what cannot fit; say what would.
 
+    Half of what is left over may hold the linearisations of several microbatches.
+
     Cost: one gradient on two examples.
 
     Raises:
@@ -115,6 +117,8 @@ def check_memory(decomposition: Decomposition, plan: Plan) -> None:
     vectors = plan.num_vectors() * vector_bytes
     available = available_bytes(risk.device)
     if vectors + batch * per_example <= available:
+        spare = (available - vectors - batch * per_example) / 2
+        decomposition.kept.num_examples = batch + math.floor(spare / per_example)
         return
     smaller_batch = math.floor((available - vectors) / per_example)
     if smaller_batch >= 1:
