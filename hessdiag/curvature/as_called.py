@@ -56,17 +56,20 @@ class AsCalled:
         return [gradient.to_dense() for gradient in found]
 
 
-def few_examples(x: Any, y: Tensor | Targets, num_outputs: int = 1) -> tuple[Any, Tensor | Targets]:
+def few_examples(
+    x: Any, y: Tensor | Targets, num_outputs: int = 1, *, at_most: int = _NUM_EXAMPLES
+) -> tuple[Any, Tensor | Targets]:
     """Copy the first few examples of a microbatch; all of it where they cannot be told apart.
 
     Args:
         x: inputs.
         y: targets.
         num_outputs: of all these examples.
+        at_most: how many.
     """
     parts = tensors_in(x)
     size = len(y)
-    wanted = max(1, min(_NUM_EXAMPLES, size * _NUM_OUTPUTS // max(num_outputs, 1)))
+    wanted = max(1, min(at_most, size * _NUM_OUTPUTS // max(num_outputs, 1)))
     if size <= wanted or any(t.ndim == 0 or len(t) != size for t in parts):
         return mapped(x, Tensor.clone), y.clone()
     return mapped(x, lambda t: t[:wanted].clone()), y[:wanted].clone()

@@ -40,6 +40,7 @@ _LINEAR = (
     "the loss is linear in the network's outputs, so that G = 0 and H = N: let the network return "
     "its logits, not its loss or log-probabilities, or name the loss nll"
 )
+_RESIDUAL_EXAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -316,12 +317,12 @@ class Decomposition:
 
     @undisturbed()
     def residual(self, seed: int = 0) -> float:
-        """Compute ‖H v − (G v + N v)‖/‖H v‖ for a random v on the first microbatch.
+        """Compute ‖H v − (G v + N v)‖/‖H v‖ for a random v on a few examples.
 
         Here H v comes from differentiating the loss itself twice, with none of the linearisation's
-        code. Cost: about eight gradients of one microbatch.
+        code. Cost: about eight gradients of these examples.
         """
-        x, y = next(iter(self.risk.microbatches()))
+        x, y = few_examples(*next(iter(self.risk.microbatches())), at_most=_RESIDUAL_EXAMPLES)
         generator = torch.Generator().manual_seed(stream(seed, "residual"))
         v = torch.empty(1, self.layout.size, dtype=self.risk.dtype, device=self.risk.device)
         self.space.fill(v, normal, generator)

@@ -90,7 +90,7 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
     )
     lockstep = len(asked.parts) * (basis + block) <= affordable
     waves = (asked.parts,) if lockstep else tuple((part,) for part in asked.parts)
-    refine = asked.top_k > 0 and decomposition.risk.dtype != torch.float64
+    refine = asked.refine and asked.top_k > 0 and decomposition.risk.dtype != torch.float64
     return Plan(settings, block, basis, chunk, waves, refine)
 
 

@@ -34,6 +34,8 @@ class EstimatorSettings(SeedOption, PartsOption):
             multiplicity up to it. None for top_k + 1, with density at least 4.
         tolerance: residual over spectral scale of a converged eigenvalue; ten times that over its
             own size for the outermost ones. None for 1e-3 in float32, 1e-10 in float64.
+        refine: whether to multiply the eigenvectors found once more, in float64, which rids values
+            and intervals of float32's rounding at the cost of these products.
         max_passes: passes over the data that Lanczos may take.
         seed: of all randomness.
     """
@@ -62,6 +64,7 @@ class EstimatorSettings(SeedOption, PartsOption):
             lt=1,
         ),
     ] = None
+    refine: Annotated[bool, option("Multiply eigenvectors once more in float64.")] = True
     max_passes: Annotated[int, option("Passes Lanczos may take.", ge=1)] = 100
 
     @property

@@ -11,6 +11,7 @@ import torch
 
 import hessdiag
 from hessdiag import Decomposition, Report, results
+from hessdiag.curvature import decomposition
 from hessdiag.errors import InputError
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.metrics import metric_table
@@ -291,3 +292,36 @@ def test_a_network_of_one_parameter_has_a_spectrum():
     assert gn.trace.ci95 == pytest.approx((2.0, 2.0))
     assert gn.density is not None
     assert np.trapezoid(gn.density.values, gn.density.grid) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_eigenvalues_that_are_not_refined_cost_less_and_their_intervals_hold() -> None:
+    settings = {"dtype": torch.float32, "density": False, "num_probes": 2, "top_k": 3}
+    refined, plain = run(**settings), run(**settings, refine=False)
+    truth = np.linalg.eigvalsh(truth_of(CASE).hessian)[::-1]
+    ours, theirs = plain.parts["hessian"].top, refined.parts["hessian"].top
+    assert ours is not None
+    assert theirs is not None
+    for value, exact in zip(ours, truth, strict=False):
+        assert value.interval is not None
+        assert value.interval[0] <= exact <= value.interval[1]
+    assert plain.cost.products["hessian"] < refined.cost.products["hessian"]
+    assert max(v.error for v in theirs) < max(v.error for v in ours)
+
+
+@pytest.mark.parametrize(("size", "checked"), [(9, 9), (40, 32)])
+def test_the_residual_takes_few_examples(
+    monkeypatch: pytest.MonkeyPatch, size: int, checked: int
+) -> None:
+    model, batches, loss = BY_NAME[CASE]
+    x, y = batches[0]
+    more = x.repeat(20, 1)[:size], y.repeat(20)[:size]
+    dec = Decomposition(model, [more], loss)
+    seen: list[int] = []
+    direct = decomposition.direct_product
+    monkeypatch.setattr(
+        decomposition,
+        "direct_product",
+        lambda risk, x, *rest: seen.append(len(x)) or direct(risk, x, *rest),
+    )
+    assert dec.residual() < 1e-12
+    assert seen == [checked]
