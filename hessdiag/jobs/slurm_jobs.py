@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from hessdiag.errors import InputError
 from hessdiag.jobs.task import MOST_TRIES, Task, attempt
 
 POLL = 2.0  # seconds between looks at the queue
-SETTLING = 30.0  # seconds in which the result of a job that has ended comes to be seen
+SETTLING = 10.0  # seconds in which the result of a job that has ended comes to be seen
 _ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
     *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
@@ -88,7 +89,7 @@ def run(
     try:
         jobs = submit([_Resumed(task) for task in tasks.values()])
         waiting |= {name: (job, None) for name, job in zip(tasks, jobs, strict=True)}
-        tries.update(tasks)
+        tries.update([*tasks])
         while waiting:
             on_wait()
             states = _states()
@@ -107,7 +108,7 @@ def run(
                     if ended_at is None or time.monotonic() - ended_at < SETTLING:
                         continue
                     if state != "CANCELLED" and tries[name] < MOST_TRIES:
-                        tries[name] += 1
+                        tries[name] += state != "PREEMPTED"
                         waiting[name] = submit([_Resumed(tasks[name])])[0], None
                         continue
                     failure = f"its job {job.job_id} was lost: {state}; see {job.paths.stderr}"
@@ -129,6 +130,7 @@ class _Resumed:
     def __call__(self) -> tuple[str | None, Exception | None]:
         import torch
 
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which submitit would let pass
         cores = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
         torch.set_num_threads(min(torch.get_num_threads(), int(cores or 1)))
         return attempt(self.task)
