@@ -172,20 +172,18 @@ def cluster() -> Iterator[dict[str, str]]:
         ["slurmctld", "-D"],
         ["slurmd", "-D"],
     )
-    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     started: list[subprocess.Popen[bytes]] = []
+    nowhere = subprocess.DEVNULL
     try:
         for command in daemons:
-            started.append(subprocess.Popen(command, env=env, **nowhere))
+            started.append(subprocess.Popen(command, env=env, stdout=nowhere, stderr=nowhere))
             time.sleep(1)
-        asked = ["sinfo", "--noheader", "--format=%T"]
-        for _ in range(30):
-            told = subprocess.run(asked, env=env, capture_output=True, text=True, check=False)
-            if told.stdout.strip() == "idle":
-                break
+        asked, told = ["sinfo", "--noheader", "--format=%T"], ""
+        deadline = time.monotonic() + 60
+        while told.strip() != "idle":
+            assert time.monotonic() < deadline, f"Slurm does not start: {told}"
             time.sleep(1)
-        else:
-            pytest.fail(f"Slurm does not start: {told}")
+            told = subprocess.run(asked, env=env, capture_output=True, text=True).stdout
         yield env
     finally:
         for process in reversed(started):
