@@ -273,15 +273,26 @@ def readings(result: Any) -> dict[str, Reading]:
     return {name: reading for name, reading in found.items() if not isinstance(reading, Missing)}
 
 
+_END = {
+    frozenset({1, -1}): "both",
+    frozenset({1}): "top",
+    frozenset({-1}): "bottom",
+    frozenset[int](): "none",
+}
+
+
 def settings(metrics: Iterable[Metric]) -> dict[str, Any]:
     """Choose the least settings of a spectrum that holds all ``metrics``."""
     chosen = list(metrics)
     wanted = {part for metric in chosen for part in metric.parts}
-    ends = {metric.end for metric in chosen} - {0}
+    parts = tuple(part for part in PARTS if part in wanted) or ("gn",)
+    ends = {part: {m.end for m in chosen if part in m.parts} - {0} for part in parts}
+    words = {part: _END[frozenset(signs)] for part, signs in ends.items()}
+    each = ",".join(f"{part}={word}" for part, word in words.items())
     return {
-        "parts": tuple(part for part in PARTS if part in wanted) or ("gn",),
+        "parts": parts,
         "top_k": max((metric.top_k for metric in chosen), default=0),
-        "ends": "both" if len(ends) != 1 else "top" if 1 in ends else "bottom",
+        "ends": words[parts[0]] if len(set(words.values())) == 1 else each,
         "density": False,
         "per_layer": any(metric.layer is not None for metric in chosen),
     }

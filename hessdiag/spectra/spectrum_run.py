@@ -39,7 +39,7 @@ from hessdiag.spectra.spectrum_result import (
     Trace,
     qualified,
 )
-from hessdiag.spectra.spectrum_settings import SIGNS, Chosen, Settings
+from hessdiag.spectra.spectrum_settings import Chosen, Settings
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -207,12 +207,15 @@ def _algorithms(
             space=risk.space,
         )
         for part in wave:
+            signs = settings.signs(part)
+            if not (settings.density or signs):
+                continue
             algorithms[f"{part}.lanczos"] = (
                 part,
                 lanczos(
                     start,
-                    top_k=settings.top_k,
-                    ends=SIGNS[settings.ends],
+                    top_k=settings.top_k if signs else 0,
+                    ends=signs,
                     depth=settings.depth if settings.density else 0,
                     basis_size=plan.basis_size,
                     tolerance=settings.tolerance,

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from hessdiag.errors import InputError
+from hessdiag.errors import InputError, unknown
 from hessdiag.metadata import Circumstances
-from hessdiag.parts import PartsOption
+from hessdiag.parts import PARTS, PartsOption
 from hessdiag.settings import option
 from hessdiag.subject_options import SeedOption
 
-SIGNS = {"both": (1, -1), "top": (1,), "bottom": (-1,)}
-"""Ends of a spectrum, as :func:`hessdiag.linalg.lanczos.lanczos` takes them."""
+_SIGNS = {"both": (1, -1), "top": (1,), "bottom": (-1,), "none": ()}
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,8 @@ class EstimatorSettings(SeedOption, PartsOption):
         parts: those wanted, of "hessian", "gn", "nme"; "all" stands for all three.
         num_probes: Rademacher probes of the traces and norms, shared by the parts.
         top_k: eigenvalues at each end of the spectrum; 0 for none.
-        ends: which ends: "top", "bottom" or "both"; one alone takes fewer products.
+        ends: which ends: "top", "bottom", "both" or "none", and of one part other ones, as in
+            "top,nme=both"; one alone takes fewer products.
         density: whether to compute the spectral density.
         eigenvectors: whether to keep the eigenvectors of the largest eigenvalues.
         depth: Lanczos steps behind the density.
@@ -44,7 +44,7 @@ class EstimatorSettings(SeedOption, PartsOption):
     top_k: Annotated[int, option("Eigenvalues at each end.", ge=0)] = 5
     ends: Annotated[
         str,
-        option("both, top or bottom: the largest, the smallest eigenvalues.", choices=tuple(SIGNS)),
+        option("both, top, bottom or none; of single parts other ones, as in top,nme=both."),
     ] = "both"
     density: Annotated[bool, option("Spectral densities.")] = True
     eigenvectors: Annotated[bool, option("Keep the eigenvectors.", hidden=True)] = False
@@ -67,10 +67,30 @@ class EstimatorSettings(SeedOption, PartsOption):
     refine: Annotated[bool, option("Multiply eigenvectors once more in float64.")] = True
     max_passes: Annotated[int, option("Passes Lanczos may take.", ge=1)] = 100
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.signs(PARTS[0])
+
+    def signs(self, part: str) -> tuple[int, ...]:
+        """List the ends of a part that are wanted, 1 for the largest eigenvalues.
+
+        Raises:
+            InputError: `ends` is none of the ends, or names an unknown part.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        items = [item.strip().rpartition("=")[::2] for item in self.ends.split(",")]
+        for name, end in sorted(items):  # what is for all parts comes first
+            if name and name not in PARTS:
+                raise unknown("part in `ends`", name, PARTS)
+            if end not in _SIGNS:
+                raise unknown("end in `ends`", end, tuple(_SIGNS))
+            found |= dict.fromkeys((name,) if name else PARTS, _SIGNS[end])
+        return found.get(part, _SIGNS["both"])
+
     @property
     def num_eigenvalues(self) -> int:
-        """Eigenvalues of each part, of all ends."""
-        return self.top_k * len(SIGNS[self.ends])
+        """Eigenvalues of a part, of all ends; of the part that has most."""
+        return self.top_k * max(len(self.signs(part)) for part in self.parts)
 
 
 @dataclass(frozen=True)

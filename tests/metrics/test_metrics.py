@@ -101,7 +101,7 @@ def test_the_least_settings():
     assert metric_table.settings(map(parse, ("nme.top.4", "gn.lambda_min", "loss"))) == {
         "parts": ("gn", "nme"),
         "top_k": 5,
-        "ends": "both",
+        "ends": "gn=bottom,nme=top",
         "density": False,
         "per_layer": False,
     }

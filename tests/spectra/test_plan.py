@@ -281,7 +281,20 @@ def test_metrics_of_one_end_ask_for_no_other() -> None:
 
     assert ends("hessian.lambda_max", "gn.top.2", "loss") == "top"
     assert ends("nme.lambda_min") == "bottom"
-    assert ends("nme.lambda_min", "gn.lambda_max") == ends("loss") == "both"
+    assert ends("nme.lambda_min", "nme.lambda_max") == "both"
+    assert ends("nme.lambda_min", "gn.lambda_max", "hessian.trace") == (
+        "hessian=none,gn=top,nme=bottom"
+    )
+    assert ends("loss") == "none"
+
+
+def test_parts_may_want_other_ends() -> None:
+    report = run(ends="top, nme=both, gn=none", top_k=2, num_probes=2, density=False)
+    counts = {name: (len(p.top or ()), len(p.bottom or ())) for name, p in report.parts.items()}
+    assert counts == {"hessian": (2, 0), "gn": (0, 0), "nme": (2, 2)}
+    assert "gn.lanczos" not in report.cost.passes
+    assert refusal(ends="left").splitlines()[0].startswith("unknown end in `ends`")
+    assert "unknown part in `ends`" in refusal(ends="top,jac=both")
 
 
 def test_a_network_of_one_parameter_has_a_spectrum():
