@@ -11,8 +11,8 @@ stay where they are, but its layers' inputs and outputs do not (second derivativ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,70 +20,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
-from torch.multiprocessing.reductions import StorageWeakRef
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from hessdiag.curvature.gathered import Gathered
+from hessdiag.curvature.spread import Spread
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
-from hessdiag.linalg.sharded_space import Piece, ShardedSpace
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How one parameter lies over a mesh.
-
-    Attributes:
-        mesh: the processes.
-        placements: for each dimension of the mesh.
-        shape: of the whole parameter.
-        stride: likewise.
-    """
-
-    mesh: DeviceMesh
-    placements: tuple[Placement, ...]
-    shape: torch.Size
-    stride: tuple[int, ...]
-
-    def whole(self, local: Tensor) -> Tensor:
-        """Gather the parameter; its gradient is summed over the mesh."""
-        spread = DTensor.from_local(
-            local,
-            self.mesh,
-            self.placements,
-            run_check=False,
-            shape=self.shape,
-            stride=self.stride,
-        )
-        every: Sequence[Placement] = [Replicate()] * self.mesh.ndim
-        summed: Sequence[Placement] = [Partial()] * self.mesh.ndim
-        whole = spread.redistribute(placements=every).to_local(grad_placements=summed)
-        return whole.contiguous()
-
-    def piece(self) -> Piece:
-        """Say which part of the parameter is here."""
-        start, size, counts, cut = 0, self.shape[0] if self.shape else 1, True, 0
-        here = self.mesh.get_coordinate() or [0] * self.mesh.ndim
-        cuts = {p.dim for p in self.placements if isinstance(p, Shard)}
-        if len(cuts) > 1 or any(type(p) not in (Shard, Replicate) for p in self.placements):
-            raise InputError(
-                "a parameter is cut in a way that is not known here",
-                got=", ".join(map(str, self.placements)),
-                wanted="Replicate, or Shard along one of its dimensions",
-            )
-        if cuts:
-            cut = cuts.pop()
-            size = self.shape[cut]
-        for dim, placement in enumerate(self.placements):
-            if isinstance(placement, Shard):
-                each = -(-size // self.mesh.size(dim))
-                first = min(here[dim] * each, size)
-                start, size = start + first, min(each, size - first)
-            else:
-                counts &= here[dim] == 0
-        whole = self.shape[cut] if self.shape else 1
-        outer, inner = self.shape[:cut].numel(), self.shape[cut + 1 :].numel()
-        return Piece(outer, whole, inner, start, start + size, counts)
+from hessdiag.linalg.sharded_space import ShardedSpace
 
 
 @dataclass
@@ -242,6 +187,8 @@ class Gathering(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _OF_ANY_PART:
             return func(*args, **kwargs)
+        if func in _LAYERS and torch.is_grad_enabled():
+            return self._sharding.gathered.layer(func, args, kwargs, self._sharding.spreads)
         found: dict[int, Tensor] = {}  # one gathering a call, however often it is named
         return func(*self._given(args, found), **self._given(kwargs, found))
 
@@ -267,78 +214,8 @@ _OF_ANY_PART: set[Callable[..., Any]] = {
 """What a shard says of itself as the whole parameter would."""
 
 
-class Gathered:
-    """Whole parameters within graphs: not kept, but gathered again where a backward pass asks."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[StorageWeakRef, Tensor, Spread]] = {}
-        self._last: tuple[Tensor | None, Tensor | None] = None, None
-
-    def of(self, shard: Tensor, spread: Spread) -> Tensor:
-        """Gather a parameter, with a graph that leads to its shard."""
-        whole = spread.whole(shard)
-        self._remember(whole, shard, spread)
-        return whole
-
-    def _remember(self, whole: Tensor, shard: Tensor, spread: Spread) -> None:
-        storage = whole.untyped_storage()
-        if len(self._known) > 1000:
-            self._known = {k: v for k, v in self._known.items() if not v[0].expired()}
-        self._known[_key(storage)] = StorageWeakRef(storage), shard, spread
-
-    @contextmanager
-    def again(self, saw: Callable[[Tensor], Any] = lambda _: None) -> Generator[None]:
-        """Within the block, graphs hold shards in place of whole parameters.
-
-        Args:
-            saw: called with each of the other tensors that they hold.
-        """
-        self._saw = saw
-        try:
-            with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
-                yield
-        finally:
-            self._last = None, None
-
-    def _pack(self, tensor: Tensor) -> Any:
-        if tensor.is_sparse or tensor.is_conj() or tensor.is_neg():
-            return tensor
-        known = self._known.get(_key(tensor.untyped_storage()))
-        if known is None or known[0].expired() or tensor.dtype != known[1].dtype:
-            self._saw(tensor)
-            return tensor, tensor._version
-        return _View(
-            known[1], known[2], tensor.shape, tensor.stride(), int(tensor.storage_offset())
-        )
-
-    def _unpack(self, kept: Any) -> Tensor:
-        if isinstance(kept, Tensor):
-            return kept
-        if not isinstance(kept, _View):
-            tensor, version = kept
-            if tensor._version != version:
-                raise RuntimeError(
-                    "a tensor needed for the gradient has been modified by an inplace operation"
-                )
-            return tensor
-        shard, whole = self._last
-        if shard is not kept.shard or whole is None:
-            self._last = None, None  # its memory first
-            with torch.no_grad():
-                whole = kept.spread.whole(kept.shard)
-            self._remember(whole, kept.shard, kept.spread)
-            self._last = kept.shard, whole
-        return whole.as_strided(kept.shape, kept.stride, kept.offset)
-
-
-@dataclass(frozen=True)
-class _View:
-    shard: Tensor
-    spread: Spread
-    shape: torch.Size
-    stride: tuple[int, ...]
-    offset: int
-
-
-def _key(storage: torch.UntypedStorage) -> int:
-    return storage._cdata  # pyright: ignore[reportPrivateUsage]
+_LAYERS: set[Callable[..., Any]] = {
+    *(F.linear, F.embedding, F.conv1d, F.conv2d, F.conv3d, torch.addmm, torch.baddbmm),
+    *(torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__),
+}
+"""What takes large parameters and gives one tensor."""

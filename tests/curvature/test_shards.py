@@ -1,6 +1,9 @@
 """Networks spread over processes: products and spectra are those of one process."""
 
+import json
+import resource
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,8 @@ from torch.distributed.tensor.parallel import (
 )
 
 import hessdiag
+from benchmarks.scale_plan import Size, Transformer
+from hessdiag.errors import InputError
 from hessdiag.linalg import processes
 from tests.together import together
 
@@ -52,6 +57,17 @@ class Perceptron(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x + self.down(nn.functional.gelu(self.up(self.norm(x)))))
+
+
+class Logits(nn.Module):
+    """A transformer whose classes come second, as the loss has them."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x).mT
 
 
 def language() -> tuple[nn.Module, Batches]:
@@ -197,6 +213,60 @@ def four() -> None:
     sharded(2)
     columns_and_rows(2)
     spectra(2)
+
+
+ALLOWANCE = 9 << 27
+"""Bytes beyond those of a process that has imported torch: 45 vectors of the network below."""
+
+
+def measured(*, shard: bool) -> dict[str, float]:
+    """Trace and largest eigenvalue of a transformer, with 48 vectors in the basis."""
+    torch.manual_seed(0)
+    model = Transformer(Size(4, 384, 6, 6, 768, vocabulary=1000))
+    tokens = torch.randint(0, 1000, (2, 5))
+    batches = [(t[:, :-1], t[:, 1:]) for t in tokens.split(1)]
+    options: dict[str, Any] = {"parts": ("hessian",), "num_probes": 2, "density": False}
+    options |= {"top_k": 1, "ends": "top", "basis_size": 48, "refine": False, "max_passes": 30}
+    report = hessdiag.spectrum(Logits(model), batches, shard=shard, **options)
+    part = report.parts["hessian"]
+    assert part.trace is not None
+    size = sum(p.numel() for p in model.parameters())
+    return {"trace": part.trace.value, "top": part.top[0].value, "bytes": 4 * size}
+
+
+def alone(path: Path) -> None:
+    path.write_text(json.dumps(measured(shard=False)))
+
+
+def limited() -> None:
+    """Take no more memory than ALLOWANCE from now on."""
+    held = next(
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmData")
+    )
+    resource.setrlimit(resource.RLIMIT_DATA, (held + ALLOWANCE, held + ALLOWANCE))
+
+
+def refused() -> None:
+    limited()
+    with pytest.raises(InputError, match="too little memory"):
+        measured(shard=False)
+
+
+def shared(path: Path) -> None:
+    limited()
+    found, exact = measured(shard=True), json.loads(path.read_text())
+    assert exact["bytes"] * (1 + 48) > ALLOWANCE
+    assert found["trace"] == pytest.approx(exact["trace"], rel=1e-4)
+    assert found["top"] == pytest.approx(exact["top"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_four_processes_measure_what_does_not_fit_the_memory_of_one(tmp_path: Path) -> None:
+    together(alone, 1, tmp_path / "exact.json")
+    together(refused, 1)
+    together(shared, 4, tmp_path / "exact.json")
 
 
 @pytest.mark.slow
