@@ -9,6 +9,7 @@ def doctor() -> None:
     from importlib import metadata
 
     import torch
+    import torch.distributed as dist
     from rich.table import Table
 
     from hessdiag import Decomposition, __version__
@@ -23,6 +24,8 @@ def doctor() -> None:
     )
     for package in ("torch", "torchvision", "numpy", "scipy", "safetensors", "typer", "rich"):
         table.add_row(package, metadata.version(package))
+    backends = filter(dist.is_backend_available, ("gloo", "nccl"))
+    table.add_row("processes", f"torch.distributed by {' and '.join(backends) or 'nothing'}")
     devices = [torch.device("cpu")]
     devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     residuals: list[float] = []
@@ -44,6 +47,18 @@ def doctor() -> None:
         check = Decomposition(model, [(x, y)], dtype=torch.float64, device=device)
         residuals.append(check.residual())
         table.add_row("", f"H = G + N to {residuals[-1]:.1e} in float64")
+        narrow = Decomposition(model, [(x, y)], dtype=torch.float32, device=device)
+        rows = check.gradient().vector[None]
+        wide = check.operator("hessian").matmat(rows)
+        one, two = (narrow.operator("hessian").matmat(rows.float()) for _ in range(2))
+        rounding = float((one - wide).norm() / wide.norm())
+        table.add_row("", f"H v in float32 to {rounding:.1e}, TF32 and bfloat16 switched off")
+        same = "twice the same bits" if torch.equal(one, two) else "not twice the same bits"
+        table.add_row("", f"products: {same}")
+    if len(devices) == 1:
+        table.add_row("cuda", "none seen, nothing checked on one")
+    if torch.backends.mps.is_available():
+        table.add_row("mps", "seen, not used: it has no float64")
     console.out().print(table)
     if max(residuals) > 1e-12:
         raise InputError(

@@ -15,7 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessdiag.errors import InputError
 
-_FP32_BACKENDS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
+_FP32_BACKENDS = (
+    *("cuda.matmul", "cudnn.conv", "cudnn.rnn"),
+    *("mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn"),
+)
 
 
 @contextmanager

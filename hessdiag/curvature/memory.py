@@ -61,8 +61,9 @@ def fitting_microbatch(risk: EmpiricalRisk, num_samples: int) -> int:
 
 def available_bytes(device: torch.device) -> int:
     """Memory that can still be taken on ``device``, container limits included."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":  # what torch has taken and not given out can be taken, too
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + idle
     available = sys.maxsize
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

@@ -22,6 +22,7 @@ from hessdiag.curvature.calling import OneType, eager_calls, refusal, without_ch
 from hessdiag.curvature.copies import Memo, memories, private_copy
 from hessdiag.curvature.kernels import undisturbed
 from hessdiag.errors import InputError, is_out_of_memory, unknown
+from hessdiag.linalg import devices
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -75,6 +76,8 @@ class Network:
             device = None if device is None else torch.device(device)
         except RuntimeError as error:
             raise InputError("unknown device", got=device, wanted="cpu, cuda or cuda:i") from error
+        for of in (p.device for p in model.parameters()) if device is None else (device,):
+            devices.check(of.type)
         narrow: set[str] = set()
 
         def place(tensor: Tensor) -> Tensor:

@@ -213,7 +213,11 @@ class EmpiricalRisk:
 
     def anywhere(self, here: bool) -> bool:
         """Tell whether it is so in any of the processes that call the network together."""
-        return here if self.sharding is None else self.space.largest(torch.tensor(here * 1.0)) > 0
+        return (
+            here
+            if self.sharding is None
+            else self.space.largest(torch.tensor(here * 1.0, device=self.device)) > 0
+        )
 
     def _read(self) -> Iterator[tuple[Any, Tensor | Targets]]:
         empty = True

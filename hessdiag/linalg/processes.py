@@ -62,8 +62,9 @@ def joined(device: torch.device | None = None, *, sharded: bool = False) -> Gene
         return
     if not there:
         if device is not None and device.type == "cuda":
-            torch.cuda.set_device(device)
-            dist.init_process_group("nccl")
+            own = local_rank() if str(device) == "cuda" else device.index
+            torch.cuda.set_device(own)
+            dist.init_process_group("cpu:gloo,cuda:nccl")  # some numbers are the host's
         else:
             dist.init_process_group("gloo")
     _group = "sharded" if sharded else "shared"
@@ -160,8 +161,7 @@ def mesh(shard: bool | DeviceMesh, *, copies: int = 1) -> DeviceMesh | None:
         )
     from torch.distributed.device_mesh import init_device_mesh
 
-    backend = dist.get_backend()
-    kind = "cuda" if backend == "nccl" else "cpu"  # "auto" is no kind
+    kind = "cuda" if "nccl" in dist.get_backend() else "cpu"  # "auto" is no kind
     if copies == 1:
         return init_device_mesh(kind, (count(),), mesh_dim_names=("shards",))
     shape = copies, count() // copies

@@ -106,6 +106,9 @@ def test_doctor(run: Run):
     assert (outcome.code, outcome.err) == (0, "")
     for words in (__version__, torch.__version__.split("+")[0], "GiB free", "H = G + N to"):
         assert words in outcome.out
+    for words in ("H v in float32 to", "twice the same bits", "gloo"):
+        assert words in outcome.out
+    assert ("none seen" in outcome.out) == (not torch.cuda.is_available())
 
 
 def test_doctor_says_if_the_decomposition_is_wrong(run: Run, monkeypatch):
