@@ -40,8 +40,7 @@ def spectrum(
     from hessdiag.cli import console, spectra
 
     paths = list(dict.fromkeys(checkpoint or ()))
-    target = output.json or ""
-    is_folder = target.endswith(os.sep) or os.path.isdir(target)
+    is_folder = (output.json or "").endswith(os.sep)
     if len(paths) > 1 or (paths and (is_folder or many.jobs or many.slurm)):
         spectra.measure(paths, settings, which, sharing, subject, many, output)
         return
