@@ -24,14 +24,22 @@ _NEAR = 1e-3  # of an eigenvalue: what is nearer to the next one turns its space
 
 def common(a: Samples, b: Samples) -> tuple[Samples, Samples]:
     """Keep the probes that both have met, where one met more of the same sequence."""
-    count = min(len(a), len(b))
-    first, second = (Samples(of.quadratic_forms[:count], of.squared_norms[:count]) for of in (a, b))
+    num_products = min(len(of.squared_norms) for of in (a, b))
+    num_forms = min(len(of.trace_forms) for of in (a, b))
+    first, second = (
+        Samples(
+            of.quadratic_forms[:num_products],
+            of.squared_norms[:num_products],
+            forms=None if a.forms is b.forms is None else of.trace_forms[:num_forms],
+        )
+        for of in (a, b)
+    )
     return first, second
 
 
 def paired_trace(a: Samples, b: Samples) -> Change[Estimate]:
     """Compare traces by ``vᵀBv − vᵀAv``, probe by probe."""
-    difference = estimate_mean(np.subtract(b.quadratic_forms, a.quadratic_forms)).bounded()
+    difference = estimate_mean(np.subtract(b.trace_forms, a.trace_forms)).bounded()
     return _sampled(a.trace(), b.trace(), difference)
 
 

@@ -202,7 +202,7 @@ class EmpiricalRisk:
             numbers: Sequence[int] = range(start, start + len(y))
             start += len(y)
             if num_examples is not None and start > num_examples:
-                if not (size := num_examples - numbers[0]):
+                if (size := num_examples - numbers[0]) <= 0:
                     return
                 numbers = numbers[:size]
                 x, y = mapped(x, lambda t, size=size: t[:size]), y[:size]

@@ -94,11 +94,14 @@ class Samples(Struct, frozen=True):
         quadratic_forms: vᵀAv, of a layer v_lᵀ(Av)_l.
         squared_norms: ‖Av‖², of a layer ‖(Av)_l‖².
         layers: by parameter name, or None.
+        forms: vᵀMv of a matrix M of A's trace, of the same probes from the first on, which stand
+            for the trace; None where that is left to ``quadratic_forms``.
     """
 
     quadratic_forms: tuple[float, ...]
     squared_norms: tuple[float, ...]
     layers: dict[str, Samples] | None = None
+    forms: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         sound = len(self.quadratic_forms) == len(self.squared_norms)
@@ -106,11 +109,16 @@ class Samples(Struct, frozen=True):
             raise ValueError("samples are not a form and a squared norm a probe")
 
     def __len__(self) -> int:
-        return len(self.quadratic_forms)
+        return max(len(self.quadratic_forms), len(self.forms or ()))
+
+    @property
+    def trace_forms(self) -> tuple[float, ...]:
+        """Numbers whose mean is tr A, one a probe."""
+        return self.quadratic_forms if self.forms is None else self.forms
 
     def trace(self) -> Estimate:
         """Estimate tr A."""
-        return estimate_mean(np.array(self.quadratic_forms)).bounded()
+        return estimate_mean(np.array(self.trace_forms)).bounded()
 
     def frobenius_norm(self) -> Estimate:
         """Estimate ‖A‖_F, the root of the mean of ‖Av‖²; the interval is the root of its own."""
@@ -126,8 +134,8 @@ class Samples(Struct, frozen=True):
 
     def trace_interval(self, alpha: float) -> tuple[float, float]:
         """Bound tr A, wrongly with probability ``alpha`` at most, however few the probes."""
-        forms, squares = np.array(self.quadratic_forms), np.array(self.squared_norms)
-        low, high = form_interval(forms, squares, alpha)
+        squares = np.array(self.squared_norms) if self.forms is None else None
+        low, high = form_interval(np.array(self.trace_forms), squares, alpha)
         return float(low), float(high)
 
     def norm_interval(self, alpha: float) -> tuple[float, float]:
@@ -151,10 +159,11 @@ class TraceSamples:
         self.space = space
         self._layers = dict(layers or {})
         self._samples: list[list[float]] = []  # vᵀAv and ‖Av‖², then both of each layer
+        self._forms: list[float] = []  # that go with no product
         self.asymmetry: float | None = None
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return max(len(self._samples), len(self._forms))
 
     def add(self, probes: Tensor, products: Tensor) -> None:
         """Take in the next probes ``(k, n)`` and their products ``(k, n)``."""
@@ -170,13 +179,25 @@ class TraceSamples:
             scale = math.sqrt(float(dots(v, v)[0] * dots(second, second)[0]))
             self.asymmetry = abs(difference) / scale if scale else 0.0
 
+    def add_forms(self, forms: Array) -> None:
+        """Take in the next probes' forms alone, from the first probe on; the trace is then theirs.
+
+        Args:
+            forms: ``(k,)``.
+        """
+        self._forms += forms.tolist()
+
+    def forget_forms(self) -> None:
+        """Leave the trace to the products again."""
+        self._forms = []
+
     def freeze(self) -> Samples:
         """Give the samples in the order of the probes, as a value."""
         columns = zip(*self._samples, strict=True)
         forms, squares, *rest = columns if self._samples else ((), ())
         layers = zip(self._layers, zip(rest[::2], rest[1::2], strict=True), strict=True)
         named = {name: Samples(*both) for name, both in layers} if self._samples else {}
-        return Samples(forms, squares, named or None)
+        return Samples(forms, squares, named or None, tuple(self._forms) or None)
 
     def trace(self) -> Estimate:
         """Estimate tr A."""
@@ -199,6 +220,7 @@ def hutchinson(
     chunk: int,
     max_probes: int,
     enough: Callable[[], bool],
+    start: int = 0,
 ) -> Generator[Tensor, Mapping[str, Tensor], None]:
     """Feed the ``samples`` of all parts with ``stop`` probes, then with more until ``enough``.
 
@@ -213,8 +235,9 @@ def hutchinson(
         chunk: probes asked for at once.
         max_probes: no probe from this index on is taken, but for the first ``stop``.
         enough: says whether the samples suffice; asked after ``stop`` and after each chunk.
+        start: index of the first probe.
     """
-    index = 0
+    index = start
     while index < stop or (index < max_probes and not enough()):
         rows = probes.rows(index, min(index + chunk, stop if index < stop else max_probes))
         products = yield rows

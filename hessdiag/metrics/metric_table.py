@@ -66,7 +66,7 @@ def _trace(part: str, layer: str | None = None) -> Metric:
     def linearised(samples: Chosen) -> Array:
         import numpy as np
 
-        return np.array(samples[part].quadratic_forms)
+        return np.array(samples[part].trace_forms)
 
     return Metric(
         f"{part}.trace" if layer is None else f"{part}.layers.{layer}.trace",

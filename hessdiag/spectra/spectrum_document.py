@@ -112,7 +112,8 @@ def _parts(report: Report) -> Table:
             rows.append(Row([nth(label, place), *cells]))
     rayleigh = (report.rayleigh.get(name) for name in report.parts)
     rows.append(Row(["along the gradient, ĝᵀAĝ", *map(Quantity, rayleigh)]))
-    counts = sorted({part.trace.num_probes for part in parts})
+    estimates = [of for part in parts for of in (part.trace, part.frobenius_norm)]
+    counts = sorted({of.num_probes for of in estimates})
     probes = " to ".join(
         dict.fromkeys(str(count) for count in (counts or [0])[:: len(counts) - 1 or 1])
     )

@@ -139,6 +139,22 @@ class Gradient(Struct, frozen=True):
     rayleigh: dict[str, float | None]
 
 
+class Sampling(Struct, frozen=True):
+    """How traces were sampled on, after the probes whose products gave the norms.
+
+    Attributes:
+        method: "products"; "forms" without products, by the same probe for all examples; "forms by
+            example", by one of each example's own.
+        reason: why it was chosen.
+        gain: variance times cost of probes that all examples share, over that of probes by example;
+            None where there was no choice.
+    """
+
+    method: str
+    reason: str
+    gain: float | None = None
+
+
 class Checks(Struct, frozen=True):
     """What must vanish but for rounding.
 
@@ -199,6 +215,7 @@ class Report(Measured, frozen=True, kw_only=True, tag="hessdiag.spectrum/1"):
         settings: as asked for, completed by what was chosen.
         parts: by name.
         finite_radius: curvature at a finite radius, or None where not asked for.
+        sampling: how traces were sampled on to their target, or None where they were not.
         gradient: its norm and the curvature along it.
         checks: of the products.
         cost: time, passes, products, memory.
@@ -209,6 +226,7 @@ class Report(Measured, frozen=True, kw_only=True, tag="hessdiag.spectrum/1"):
     settings: Chosen
     parts: dict[str, Part]
     finite_radius: FiniteRadius | None = None
+    sampling: Sampling | None = None
     gradient: Gradient
     checks: Checks
     cost: Cost
@@ -302,6 +320,10 @@ def qualified(report: Report) -> Report:
                     f"{name}: {missing} of {settings.top_k} {end} eigenvalues not converged within "
                     f"{report.cost.passes[f'{name}.lanczos']} passes; see their residuals"
                 )
+    if (sampling := report.sampling) is not None:
+        found.append(
+            f"traces after {settings.num_probes} products: {sampling.method}, {sampling.reason}"
+        )
     finite_radius = report.finite_radius
     if finite_radius is not None:
         stderr = finite_radius.excess.stderr or 0.0

@@ -20,7 +20,7 @@ from hessdiag.linalg import processes
 from hessdiag.linalg.density import smooth
 from hessdiag.linalg.driver import Algorithm, drive
 from hessdiag.linalg.lanczos import LanczosResult, gaussian_rows, lanczos
-from hessdiag.linalg.trace import Probes, TraceSamples, estimate_mean, hutchinson
+from hessdiag.linalg.trace import TraceSamples, estimate_mean, hutchinson
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.progress import Progress, Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin
@@ -40,6 +40,7 @@ from hessdiag.spectra.spectrum_result import (
     qualified,
 )
 from hessdiag.spectra.spectrum_settings import Chosen, Settings
+from hessdiag.spectra.trace_sampling import is_precise, probes_of, sample_on
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -128,11 +129,12 @@ def spectrum(
         )
         for part in asked.parts
     }
+    goes_on = enough is None and asked.rel_error is not None  # without products, where that serves
     results: dict[str, Any] = {}
     passes: dict[str, int] = {"total": 0}
     products: dict[str, int] = {}
     for wave in plan.waves:
-        rule = _rule(asked, enough) if wave is plan.waves[0] else None
+        rule = _rule(enough) if wave is plan.waves[0] else None
         algorithms = _algorithms(decomposition, plan, samples, wave, rule, sharp)
         outcome = drive(
             algorithms,
@@ -147,6 +149,18 @@ def spectrum(
         passes["total"] += outcome.num_passes
         for part, count in outcome.num_products.items():
             products[part] = products.get(part, 0) + count
+
+    sampling = None
+    if goes_on and not all(is_precise(found, asked.rel_error) for found in samples.values()):
+        sampling, spent = sample_on(
+            decomposition, plan.settings, samples, chunk=plan.chunk, on_pass=progress.completed
+        )
+        for part, count in spent.num_products.items():
+            products[part] += count
+            passes[f"{part}.trace"] += spent.num_passes
+        if not spent.num_products:
+            passes["forms"] = spent.num_passes
+        passes["total"] += spent.num_passes
 
     finite_radius = None
     if asked.finite_radius is not None:
@@ -166,6 +180,7 @@ def spectrum(
             for part in asked.parts
         },
         finite_radius=finite_radius,
+        sampling=sampling,
         gradient=Gradient(
             norm=decomposition.space.norm(gradient.vector),
             rayleigh={part: results[f"{part}.rayleigh"] for part in asked.parts},
@@ -232,7 +247,7 @@ def _algorithms(
         algorithms["trace"] = (
             settings.parts,
             hutchinson(
-                _probes(decomposition, settings),
+                probes_of(decomposition, settings.seed),
                 samples,
                 stop=settings.num_probes,
                 chunk=plan.chunk,
@@ -245,17 +260,6 @@ def _algorithms(
     return algorithms
 
 
-def _probes(decomposition: Decomposition, settings: Settings) -> Probes:
-    risk = decomposition.risk
-    return Probes(
-        decomposition.layout.size,
-        seed=settings.seed,
-        dtype=risk.dtype,
-        device=risk.device,
-        space=risk.space,
-    )
-
-
 def _finite_radius(
     decomposition: Decomposition, settings: Settings, samples: TraceSamples, progress: _Ticker
 ) -> FiniteRadius:
@@ -263,7 +267,7 @@ def _finite_radius(
     assert settings.finite_radius is not None
     secants = secant_curvatures(
         decomposition,
-        _probes(decomposition, settings),
+        probes_of(decomposition, settings.seed),
         settings.num_probes,
         settings.finite_radius,
         on_pass=progress.completed,
@@ -278,12 +282,8 @@ def _finite_radius(
     )
 
 
-def _rule(settings: Settings, enough: StoppingRule | None) -> StoppingRule:
-    return enough or (lambda part, samples: _precise(samples[part], settings.rel_error))
-
-
-def _precise(samples: TraceSamples, rel_error: float | None) -> bool:
-    return rel_error is None or (len(samples) > 1 and samples.trace().rel_error <= rel_error)
+def _rule(enough: StoppingRule | None) -> StoppingRule:
+    return enough or (lambda *_: True)
 
 
 def _rayleigh(decomposition: Decomposition) -> Generator[Tensor, Tensor, float | None]:
@@ -308,7 +308,7 @@ def _part(
     settings: Settings,
 ) -> Part:
     quadrature = spectral.quadrature if spectral else None
-    reached = _precise(samples, settings.rel_error) if settings.rel_error else None
+    reached = is_precise(samples, settings.rel_error) if settings.rel_error else None
     layers = None
     if settings.per_layer:
         layers = {name: Layer(trace) for name, trace in samples.layer_traces().items()}

@@ -1,0 +1,131 @@
+"""Traces go on without products where that is cheaper, and say so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import hessdiag
+from hessdiag import codec
+from hessdiag.spectra.spectrum_result import Report
+from tests.cases import BY_NAME, Case, cnn, labels, mlp, normal, seeded, split
+
+IMAGES, CLASSES = normal(40, 1, 5, 5), labels(40)
+
+
+def run(model: nn.Module, batches: Any, **options: Any) -> Report:
+    return hessdiag.spectrum(
+        model,
+        batches,
+        **{"num_probes": 3, "top_k": 0, "density": False, "rel_error": 0.1} | options,
+    )
+
+
+def test_each_example_has_its_own_probes_where_that_is_cheaper() -> None:
+    model, x, y = seeded(lambda: cnn(nn.GELU)).eval(), IMAGES, CLASSES
+    options = {"parts": ("hessian", "gn"), "max_probes": 512}
+    report = run(model, [(x, y)], **options)
+    assert report.sampling is not None
+    assert report.sampling.method == "forms by example"
+    assert report.sampling.gain is not None
+    assert report.sampling.gain > 1
+    assert any("forms by example" in note for note in report.notes)
+    decomposition = hessdiag.Decomposition(model, [(x, y)])
+    truth = decomposition.products(torch.eye(decomposition.layout.size, dtype=x.dtype))
+    for name, part in report.parts.items():
+        wanted = float(getattr(truth, name).trace())
+        assert part.target_reached is True
+        assert part.trace.stderr is not None
+        assert abs(part.trace.value - wanted) < 4 * part.trace.stderr
+        assert part.frobenius_norm.num_probes == 3
+        assert part.samples is not None
+        assert part.samples.forms is not None
+        assert len(part.samples.forms) == part.trace.num_probes
+    assert codec.decode(Report, codec.encode(report)).sampling == report.sampling
+    for other in (split(x, y, 7, 33), split(x, y, *[8] * 5)):
+        found = run(model, other, **options)
+        assert found.sampling is not None
+        assert found.sampling.gain == pytest.approx(report.sampling.gain, rel=1e-9)
+        for name, part in found.parts.items():
+            assert part.samples is not None
+            assert part.samples.forms == pytest.approx(report.parts[name].samples.forms, rel=1e-9)
+
+
+def test_the_traces_of_the_parts_add_up_probe_by_probe() -> None:
+    report = run(
+        seeded(lambda: mlp(nn.GELU, 4, 5, 3)), [(normal(40, 4), labels(40))], max_probes=32
+    )
+    h, g, n = (report.parts[part].trace.value for part in ("hessian", "gn", "nme"))
+    assert h == pytest.approx(g + n, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("case", "options", "method", "reason"),
+    [
+        (BY_NAME["attention"], {}, "products", "Taylor mode does not go through"),
+        (BY_NAME["cnn-gelu-bn"], {"bn": "batch"}, "forms", "examples meet"),
+        (BY_NAME["cnn-gelu-bn"], {"bn": "batch", "parts": ("gn",)}, "products", "examples meet"),
+    ],
+)
+def test_what_is_chosen_otherwise(
+    case: Case, options: dict[str, Any], method: str, reason: str
+) -> None:
+    model, batches, loss = case
+    report = run(model, batches, loss=loss, rel_error=1e-3, max_probes=24, **options)
+    assert report.sampling is not None
+    assert report.sampling.method == method
+    assert reason in report.sampling.reason
+    for part in report.parts.values():
+        assert part.trace.num_probes == 24
+        assert part.frobenius_norm.num_probes == (24 if method == "products" else 3)
+    plain = hessdiag.spectrum(
+        model, batches, loss=loss, num_probes=24, top_k=0, density=False, **options
+    )
+    for name, part in report.parts.items():  # the same probes, with and without products
+        assert part.trace.value == pytest.approx(plain.parts[name].trace.value, rel=1e-9)
+
+
+class Moody(nn.Module):
+    """Does what Taylor mode has no rule for where an input is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.fc(x))
+        return x.cumprod(1) if x.abs().max() > 0.9999 else x
+
+
+def test_a_batch_beyond_taylor_mode_leaves_the_traces_to_products() -> None:
+    x, y = normal(40, 4), labels(40)
+    x[39] = 50.0
+    model = seeded(Moody)
+    report = run(model, split(x, y, 20, 20), rel_error=1e-3, max_probes=20)
+    plain = run(model, split(x, y, 20, 20), rel_error=None, num_probes=20)
+    assert report.sampling is not None
+    assert report.sampling.method == "products"
+    for name, part in report.parts.items():
+        assert part.samples is not None
+        assert part.samples.forms is None
+        assert part.trace.value == pytest.approx(plain.parts[name].trace.value, rel=1e-12)
+
+
+def test_networks_are_compared_by_the_forms_of_both() -> None:
+    batches = [(normal(40, 4), labels(40))]
+    a, b = (
+        run(seeded(lambda: mlp(nn.GELU, 4, 5, 3), seed), batches, max_probes=count)
+        for seed, count in ((0, 32), (1, 48))
+    )
+    change = hessdiag.compare_reports(a, b).parts["gn"].trace
+    one, other = a.parts["gn"].samples, b.parts["gn"].samples
+    assert one is not None
+    assert other is not None
+    assert one.forms is not None
+    assert other.forms is not None
+    count = min(len(one.forms), len(other.forms))
+    mean = sum(y - x for x, y in zip(one.forms, other.forms, strict=False)) / count
+    assert change.difference.value == pytest.approx(mean)
