@@ -96,7 +96,7 @@ def _start(slot: int, count: int, folder: Path) -> Worker:
     given = there, _log(folder, slot)
     process = fresh.Process(target=_serve, args=given, name=f"hessdiag job {slot}")
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    share = _share(slot, count)
+    share = share_of(slot, count)
     own = {name: os.environ.get(name) for name in share}
     try:
         os.environ |= share
@@ -111,7 +111,7 @@ def _start(slot: int, count: int, folder: Path) -> Worker:
     return Worker(slot, process, here)
 
 
-def _share(slot: int, count: int) -> dict[str, str]:
+def share_of(slot: int, count: int) -> dict[str, str]:
     """Say in the environment which threads and which GPU a process takes, as torchrun does."""
     import torch
 

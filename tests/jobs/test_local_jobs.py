@@ -100,6 +100,18 @@ def test_an_error_ends_all(tmp_path: Path, task: Task, error: type[Exception], w
     assert not (tmp_path / "pid").exists() or not is_alive(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.parametrize(("count", "threads"), [(2, 4), (3, 2), (8, 1), (20, 1)])
+def test_processes_share_the_cores_and_take_gpus_by_turns(
+    monkeypatch: pytest.MonkeyPatch, count: int, threads: int
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    shares = [local_jobs.share_of(slot, count) for slot in range(4)]
+    assert [share["LOCAL_RANK"] for share in shares] == ["0", "1", "0", "1"]
+    assert {share["OMP_NUM_THREADS"] for share in shares} == {str(threads)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path, number: signal.Signals):
