@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
@@ -80,13 +80,24 @@ def run(
                     raise error
                 yield name, failure
     finally:
-        for worker in workers:
-            (worker.process.terminate if worker.doing else worker.line.close)()
-        for worker in workers:
-            _ended(worker)
-            _log(folder, worker.slot, remove_empty=True)
-        with suppress(OSError):  # not empty
-            folder.rmdir()
+        with _uninterrupted():
+            for worker in workers:
+                (worker.process.terminate if worker.doing else worker.line.close)()
+            for worker in workers:
+                _ended(worker)
+                _log(folder, worker.slot, remove_empty=True)
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+@contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Let interrupts wait for the end of the block; processes started within never see one."""
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGALRM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 def _start(slot: int, count: int, folder: Path) -> Worker:
@@ -95,19 +106,18 @@ def _start(slot: int, count: int, folder: Path) -> Worker:
     here, there = fresh.Pipe()
     given = there, _log(folder, slot)
     process = fresh.Process(target=_serve, args=given, name=f"hessdiag job {slot}")
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     share = share_of(slot, count)
     own = {name: os.environ.get(name) for name in share}
-    try:
-        os.environ |= share
-        process.start()
-    finally:
-        for name, value in own.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-        there.close()
+    with _uninterrupted():
+        try:
+            os.environ |= share
+            process.start()
+        finally:
+            for name, value in own.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
+            there.close()
     return Worker(slot, process, here)
 
 

@@ -45,6 +45,26 @@ def test_parameters_that_make_no_sense_are_refused(text: str):
         slurm_jobs.parameters(text)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("submitit", None, "hessdiag\\[cluster\\]"),
+        ("PATH", "", "there is no Slurm here"),
+    ],
+)
+def test_what_is_missing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, words: str
+):
+    pytest.importorskip("submitit")
+    if value is None:
+        monkeypatch.setitem(sys.modules, name, value)
+    else:
+        monkeypatch.setenv(name, value)
+    jobs = slurm_jobs.run({"a": lambda: None}, lambda: None, given={}, count=None, folder=tmp_path)
+    with pytest.raises(InputError, match=words):
+        next(jobs)
+
+
 # --- a queue made by hand ----------------------------------------------------------------------
 
 
