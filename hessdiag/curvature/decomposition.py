@@ -137,6 +137,7 @@ class Decomposition:
         self.unchecked = unchecked
         self.truth: Truth | None = None
         self.kept = Kept()
+        self._seen: Truth | None = None  # in this process, and not judged yet
         self._gradient: Gradient | None = None
         self._twin: Decomposition | None = None  # in the other floating type
         self.notes: tuple[str, ...] = ()
@@ -252,10 +253,10 @@ class Decomposition:
         with exact_kernels(), self.risk.network.gathering():
             batches = iter(self.risk.dealt())
             first = [*itertools.islice(batches, 1)]
-            truth = None
-            if self.truth is None and first and processes.is_first():
-                truth = self._check_derivatives(*first[0][:2])  # while no sums are kept
-            gradient = torch.zeros(self.layout.size, dtype=self.risk.dtype, device=self.risk.device)
+            for x, y, _ in first:
+                self.inspect(x, y)  # while no sums are kept
+            size = 0 if self._gradient else self.layout.size
+            gradient = torch.zeros(size, dtype=self.risk.dtype, device=self.risk.device)
             for index, (x, y, counts) in enumerate(itertools.chain(first, batches)):
                 local = self.kept.linearise(index, self.risk, x, y, counts)
                 at = local.at_output
@@ -292,7 +293,7 @@ class Decomposition:
                 if part != "hessian" or len(answer) < len(PARTS):  # else finite as its parts are
                     self._check_finite(part, rows)
         if self.truth is None:
-            self.truth = processes.agreed(truth)
+            self.truth = processes.agreed(self._seen)
             if self.truth is not None and not self.unchecked:
                 self.truth.judge()
         return answers
@@ -307,13 +308,21 @@ class Decomposition:
         for tensor in vectors:
             processes.add_up(tensor, sharding.replicas)
 
-    def _check_derivatives(self, x: Any, y: Tensor | Targets) -> Truth:
+    @undisturbed()
+    def inspect(self, x: Any, y: Tensor | Targets) -> None:
+        """Compare the derivatives on a microbatch (x, y) while memory is free; once.
+
+        The first pass does so, too, and is the one that judges what is found.
+        """
+        if self.truth or self._seen or not processes.is_first():
+            return
         if self.risk.sharding is not None:
-            return Truth(reason="no process holds the network whole")
+            self._seen = Truth(reason="no process holds the network whole")
+            return
         few = few_examples(x, y)
         with torch.no_grad():
             num_outputs = self.risk.outputs(mapped(few[0], Tensor.clone)).numel()
-        return check(self.risk, *few_examples(*few, num_outputs))
+        self._seen = check(self.risk, *few_examples(*few, num_outputs))
 
     @undisturbed()
     def residual(self, seed: int = 0) -> float:
@@ -322,6 +331,7 @@ class Decomposition:
         Here H v comes from differentiating the loss itself twice, with none of the linearisation's
         code. Cost: about eight gradients of these examples.
         """
+        self.kept.clear()
         x, y = few_examples(*next(iter(self.risk.microbatches())), at_most=_RESIDUAL_EXAMPLES)
         generator = torch.Generator().manual_seed(stream(seed, "residual"))
         v = torch.empty(1, self.layout.size, dtype=self.risk.dtype, device=self.risk.device)

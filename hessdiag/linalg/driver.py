@@ -78,21 +78,25 @@ def drive(
         except StopIteration as stop:
             results[name] = stop.value
 
+    def make_pass() -> None:
+        """Nothing that is asked for or answered, large as it is, outlives this."""
+        asked = {name: (algorithms[name][0], rows) for name, rows in pending.items()}
+        pending.clear()
+        requests, tickets = _merge(asked, space)
+        answers = answer(requests)
+        for request in requests:
+            for part in request.parts:
+                num_products[part] = num_products.get(part, 0) + len(request.vectors)
+        for name in asked:
+            passes[name] += 1
+            resume(name, answers[tickets[name]])
+
     try:
         for name in algorithms:
             resume(name, None)
         while pending:
-            asked = {name: (algorithms[name][0], rows) for name, rows in pending.items()}
-            requests, tickets = _merge(asked, space)
-            answers = answer(requests)
+            make_pass()
             num_passes += 1
-            for request in requests:
-                for part in request.parts:
-                    num_products[part] = num_products.get(part, 0) + len(request.vectors)
-            pending = {}
-            for name in asked:
-                passes[name] += 1
-                resume(name, answers[tickets[name]])
             if on_pass is not None:
                 on_pass(num_passes)
     finally:

@@ -244,6 +244,7 @@ def hutchinson(
         for part, taken in samples.items():
             taken.add(rows, products[part])
         index += len(rows)
+        del rows, products
 
 
 def estimate_mean(samples: Array, confidence: float = 0.95) -> Estimate:

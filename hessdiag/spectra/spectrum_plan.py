@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import available_bytes, linearisation_bytes
 from hessdiag.errors import InputError
 from hessdiag.linalg.lanczos import default_tolerance
+from hessdiag.losses.output_loss import Targets
 from hessdiag.spectra.spectrum_settings import Settings
 
 BASIS_BUDGET = 6 << 30
@@ -31,7 +33,8 @@ class Plan:
         block_size: Lanczos vectors multiplied at once; 0 without Lanczos.
         basis_size: Lanczos vectors kept for each part.
         chunk: probes asked for in one pass.
-        waves: the parts whose Lanczos runs go in lockstep, one wave after another.
+        waves: the parts whose Lanczos runs go in lockstep, one wave after another; an empty one is
+            of the gradient alone, so that no other vectors are held beside it.
         refine: whether the final Ritz vectors are multiplied once more in float64.
     """
 
@@ -73,7 +76,8 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
     vector_bytes = _vector_bytes(decomposition)
     chunk = max(1, min(16, _CHUNK_BUDGET // (vector_bytes * (1 + len(asked.parts)))))
     if not asked.density and not asked.top_k:
-        return Plan(asked, 0, 0, chunk, (asked.parts,), refine=False)
+        waves = (asked.parts,) if chunk > 1 else (asked.parts, ())
+        return Plan(asked, 0, 0, chunk, waves, refine=False)
     least = asked.top_k + 1 if asked.top_k else 1  # one more tells what lies beside those asked for
     block = asked.block_size or max(least, _DENSITY_PROBES if asked.density else 1)
     block = min(block, size)
@@ -94,18 +98,23 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
     return Plan(settings, block, basis, chunk, waves, refine)
 
 
-def check_memory(decomposition: Decomposition, plan: Plan) -> None:
+def check_memory(decomposition: Decomposition, plan: Plan, x: Any, y: Tensor | Targets) -> None:
     """Refuse, before any long computation, what cannot fit; say what would.
 
     Half of what is left over may hold the linearisations of several microbatches.
 
     Cost: one gradient on two examples.
 
+    Args:
+        decomposition: of the network.
+        plan: what is to be held.
+        x: inputs of a microbatch.
+        y: its targets.
+
     Raises:
         InputError: vectors and a microbatch together exceed the memory that is left.
     """
     risk = decomposition.risk
-    x, y = next(iter(risk.microbatches()))
     batch = len(y)
     few = (x, y)
     if isinstance(x, Tensor) and batch > 2:

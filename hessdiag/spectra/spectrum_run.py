@@ -120,7 +120,10 @@ def spectrum(
         on_microbatch=progress.microbatch,
     )
     plan = make_plan(decomposition, asked)
-    check_memory(decomposition, plan)
+    first = next(iter(decomposition.risk.microbatches()))
+    check_memory(decomposition, plan, *first)
+    decomposition.inspect(*first)
+    del first
     progress.expect(plan)
 
     samples = {
@@ -209,7 +212,10 @@ def _algorithms(
     enough: StoppingRule | None,
     sharp: EigenvalueRule | None,
 ) -> dict[str, tuple[str | tuple[str, ...], Algorithm]]:
-    """Set up the generators of one wave; with a stopping rule also the sampler of all parts."""
+    """Set up the generators of one wave; with a stopping rule also the sampler of all parts.
+
+    The Rayleigh quotients go with the last wave.
+    """
     settings, risk = plan.settings, decomposition.risk
     algorithms: dict[str, tuple[str | tuple[str, ...], Algorithm]] = {}
     if plan.block_size:
@@ -255,8 +261,10 @@ def _algorithms(
                 enough=lambda: all(rule(part, samples) for part in settings.parts),
             ),
         )
+    if wave is plan.waves[-1]:
+        is_known = wave is not plan.waves[0]
         for part in settings.parts:
-            algorithms[f"{part}.rayleigh"] = part, _rayleigh(decomposition)
+            algorithms[f"{part}.rayleigh"] = part, _rayleigh(decomposition, is_known)
     return algorithms
 
 
@@ -286,14 +294,17 @@ def _rule(enough: StoppingRule | None) -> StoppingRule:
     return enough or (lambda *_: True)
 
 
-def _rayleigh(decomposition: Decomposition) -> Generator[Tensor, Tensor, float | None]:
+def _rayleigh(
+    decomposition: Decomposition, is_known: bool
+) -> Generator[Tensor, Tensor, float | None]:
     """Compute ĝᵀAĝ; the gradient comes with the first pass, so the product is the second's."""
-    yield torch.empty(
-        0,
-        decomposition.layout.size,
-        dtype=decomposition.risk.dtype,
-        device=decomposition.risk.device,
-    )
+    if not is_known:
+        yield torch.empty(
+            0,
+            decomposition.layout.size,
+            dtype=decomposition.risk.dtype,
+            device=decomposition.risk.device,
+        )
     gradient = decomposition.gradient().vector
     norm = decomposition.space.norm(gradient)
     if norm == 0:
@@ -339,7 +350,8 @@ class _Ticker:
         sampling = settings.num_probes / plan.chunk
         steps = max(settings.depth if settings.density else 0, 15 if settings.top_k else 0)
         secants = 2 * settings.num_probes if settings.finite_radius is not None else 0
-        self.at_least = len(plan.waves) * max(steps, sampling, 2) + secants
+        waves = [max(steps, sampling, 2) if wave else 1 for wave in plan.waves]
+        self.at_least = sum(waves) + secants
 
     def microbatch(self) -> None:
         self.microbatches += 1

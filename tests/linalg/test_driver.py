@@ -1,5 +1,6 @@
 """The driver: one pass for all that is pending, and products under the right names."""
 
+import weakref
 from collections.abc import Callable, Generator, Sequence
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from hessdiag.linalg.driver import Answer, Request, drive
+from hessdiag.linalg.lanczos import lanczos
+from hessdiag.linalg.trace import Probes, TraceSamples, hutchinson
 from tests.linalg.matrices import normal, symmetric
 
 SIZE = 6
@@ -168,3 +171,23 @@ def test_every_generator_is_closed_when_something_raises(where: str) -> None:
         drive(algorithms, answer, on_pass=on_pass)
     assert closed == set(names)
     assert all(generator.gi_frame is None for _, generator in algorithms.values())
+
+
+def test_no_vector_outlives_its_pass() -> None:
+    """Of the vectors asked for and their products, large as they are, none waits for the next."""
+    gone: list[weakref.ref[Tensor]] = []
+
+    def answer(requests: Sequence[Request]) -> list[Answer]:
+        assert not any(tensor() is not None for tensor in gone)
+        answers = [{part: r.vectors @ MATRICES[part] for part in r.parts} for r in requests]
+        tensors = [
+            t for r, a in zip(requests, answers, strict=True) for t in (r.vectors, *a.values())
+        ]
+        gone[:] = map(weakref.ref, tensors)
+        return answers
+
+    probes = Probes(SIZE, seed=0, dtype=torch.float64, device=torch.device("cpu"))
+    samples = {part: TraceSamples() for part in MATRICES}
+    sampling = hutchinson(probes, samples, stop=3, chunk=1, max_probes=3, enough=lambda: True)
+    finding = lanczos(normal(1, SIZE, seed=4), top_k=1, basis_size=SIZE)
+    drive({"trace": (tuple(MATRICES), sampling), "lanczos": ("gn", finding)}, answer)

@@ -1,6 +1,8 @@
 """What does not fit into memory is refused, with an advice that does fit."""
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 import hessdiag
 from hessdiag import Decomposition
 from hessdiag.curvature.memory import linearisation_bytes
+from hessdiag.linalg.driver import Answer, Request
 from hessdiag.spectra import spectrum_plan as plan
 from hessdiag.spectra.spectrum_plan import make_plan
 from hessdiag.spectra.spectrum_settings import Settings
@@ -91,3 +94,45 @@ def test_what_products_keep_of_activations_is_counted() -> None:
 
     maps = 40 * 100 * 8
     assert num_bytes(nn.GELU()) - num_bytes() >= 5 * maps
+
+
+VOCABULARY = """
+import sys, torch, transformers
+import hessdiag
+torch.manual_seed(0)
+shape = transformers.GPT2Config(n_layer=2, n_positions=128, vocab_size=50257)
+model = transformers.GPT2LMHeadModel(shape).eval()
+ids = torch.randint(50257, (4, 128))
+batch = {"input_ids": ids, "labels": ids}
+report = hessdiag.spectrum(model, [batch], num_probes=2, top_k=0, density=False)
+assert report.checks.truth.reason is None
+assert set(report.parts) == set(report.rayleigh) == {"hessian", "gn", "nme"}
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_all_parts_of_a_network_with_a_large_vocabulary_fit_into_4_gib():
+    """Resident, of a process that also holds torch, transformers and the user's own network."""
+    command = [sys.executable, "-W", "ignore", "-c", VOCABULARY]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert float(done.stdout.split()[-1]) < 4
+
+
+def test_large_vectors_go_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    few = {"num_probes": 2, "top_k": 0, "density": False}
+    together = run(**few)
+    monkeypatch.setattr(plan, "_CHUNK_BUDGET", 1)
+    asked: list[int] = []
+    answer = Decomposition.answer
+
+    def counting(self: Decomposition, requests: list[Request]) -> list[Answer]:
+        asked.append(sum(len(request.vectors) for request in requests))
+        return answer(self, requests)
+
+    monkeypatch.setattr(Decomposition, "answer", counting)
+    apart = run(**few)
+    assert asked == [1, 1, 1]
+    assert apart.rayleigh == pytest.approx(together.rayleigh, rel=1e-12)
+    assert apart.parts["nme"].trace.value == pytest.approx(together.parts["nme"].trace.value)
