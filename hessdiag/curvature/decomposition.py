@@ -342,9 +342,12 @@ class Decomposition:
             _, _, hessian = direct_product(self.risk, x, y, parts)
         assert gn is not None
         assert nme is not None
-        direct = self.layout.flatten(hessian)
-        difference = direct - self.layout.flatten(gn) - self.layout.flatten(nme)
-        scale, size = (self.space.norm(vector) for vector in (direct, difference))
+        difference = self.layout.flatten(hessian)
+        scale = self.space.norm(difference)
+        for rest, *both in zip(self.layout.unflatten(difference), gn, nme, strict=True):
+            for tensor in both:  # in place: these vectors may be large
+                rest -= tensor
+        size = self.space.norm(difference)
         return size / scale if scale else size
 
     def check_unchanged(self, loss: float, num_examples: int) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -114,19 +114,24 @@ class Linearisation:
             gn: whether G v is wanted.
             nme: whether N v is wanted.
         """
+        found = dict(self.one_by_one(v, gn=gn, nme=nme))
+        return found.get("gn"), found.get("nme")
+
+    def one_by_one(
+        self, v: list[Tensor], *, gn: bool, nme: bool
+    ) -> Iterator[tuple[str, list[Tensor]]]:
+        """Compute N v, then G v, each with its name; the former may be let go before the latter."""
         inputs = [*(self._parameters if nme else ()), *((self._c,) if gn else ())]
         derivatives = self._along(v, inputs, bends=nme)
-        nme_products = list(derivatives[: len(self._parameters)]) if nme else None
-        if not gn:
-            return None, nme_products
-        gn_products = torch.autograd.grad(
-            self.outputs,
-            self._parameters,
-            self._curved(derivatives[-1]),
-            retain_graph=True,
-            materialize_grads=True,
-        )
-        return list(gn_products), nme_products
+        curved = self._curved(derivatives.pop()) if gn else None  # J v, as large as the outputs
+        if nme:
+            yield "nme", derivatives
+        del derivatives
+        if curved is not None:
+            found = torch.autograd.grad(
+                self.outputs, self._parameters, curved, retain_graph=True, materialize_grads=True
+            )
+            yield "gn", list(found)
 
     @property
     def kept_bytes(self) -> int:
@@ -164,7 +169,7 @@ class _Tied(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, c: Tensor, at: Linearisation) -> Tensor:
         del z
         ctx.at = weakref.ref(at)  # which keeps this graph
-        return c.clone()
+        return c.view_as(c)
 
     @staticmethod
     def backward(ctx: Any, along: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]

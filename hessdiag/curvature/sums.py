@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -17,16 +15,20 @@ class Sums:
 
     def __init__(self, request: Request) -> None:
         self.vectors, self.parts = request.vectors, request.parts
+        derived = self.parts >= {"gn", "nme"}  # H alone is a sum, beside both of its parts theirs
+        self._summed = self.parts - {"hessian"} if derived else self.parts
+        self._rows: dict[str, Tensor] = {}
 
-    @cached_property
+    @property
     def rows(self) -> dict[str, Tensor]:
-        """The sums by part; H alone is one, beside both of its parts it is theirs at the end."""
-        derived = self.parts >= {"gn", "nme"}
-        return {
-            part: torch.zeros_like(self.vectors)
-            for part in sorted(self.parts)  # the same order in all processes
-            if not (derived and part == "hessian")
-        }
+        """The sums by part, in the same order in all processes."""
+        return {part: self._row(part) for part in sorted(self._summed)}
+
+    def _row(self, part: str) -> Tensor:
+        """Make it when it is first needed."""
+        if part not in self._rows:
+            self._rows[part] = torch.zeros_like(self.vectors)
+        return self._rows[part]
 
     def add(self, local: Linearisation, layout: Layout) -> None:
         """Add the products of one microbatch."""
@@ -34,19 +36,23 @@ class Sums:
         for index, vector in enumerate(self.vectors):
             v = layout.unflatten(vector)
             if self.parts == {"hessian"}:
-                found = {"hessian": (local.hessian(v),)}
-            else:
-                g, n = local.products(v, gn=gn, nme=nme)
-                found = {"gn": (g,), "nme": (n,), "hessian": (g, n)}
-            for part, rows in self.rows.items():
-                for tensors in filter(None, found[part]):
-                    for target, tensor in zip(layout.unflatten(rows[index]), tensors, strict=True):
-                        target += tensor
+                self._take("hessian", index, local.hessian(v), layout)
+                continue
+            for part, tensors in local.one_by_one(v, gn=gn, nme=nme):
+                self._take(part, index, tensors, layout)
+                del tensors
+
+    def _take(self, part: str, index: int, tensors: list[Tensor], layout: Layout) -> None:
+        for name in self._summed.intersection({part, "hessian"}):
+            row = layout.unflatten(self._row(name)[index])
+            for target, tensor in zip(row, tensors, strict=True):
+                target += tensor
 
     def finish(self, weight: float) -> Answer:
         """Turn the sums into means."""
-        for rows in self.rows.values():
+        means = self.rows
+        for rows in means.values():
             rows /= weight
-        if "hessian" in self.parts and "hessian" not in self.rows:
-            self.rows["hessian"] = self.rows["gn"] + self.rows["nme"]
-        return self.rows
+        if "hessian" in self.parts - self._summed:
+            means["hessian"] = means["gn"] + means["nme"]
+        return means

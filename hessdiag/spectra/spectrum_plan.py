@@ -126,8 +126,9 @@ def check_memory(decomposition: Decomposition, plan: Plan, x: Any, y: Tensor | T
     vectors = plan.num_vectors() * vector_bytes
     available = available_bytes(risk.device)
     if vectors + batch * per_example <= available:
-        spare = (available - vectors - batch * per_example) / 2
-        decomposition.kept.num_examples = batch + math.floor(spare / per_example)
+        if plan.chunk > 1:  # else vectors are large, and nothing is kept beside them
+            spare = (available - vectors - batch * per_example) / 2
+            decomposition.kept.num_examples = batch + math.floor(spare / per_example)
         return
     smaller_batch = math.floor((available - vectors) / per_example)
     if smaller_batch >= 1:
