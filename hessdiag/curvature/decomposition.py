@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from hessdiag.curvature.as_called import few_examples
 from hessdiag.curvature.batches import mapped
-from hessdiag.curvature.direct import direct_product
+from hessdiag.curvature.direct import residual
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kept import Kept
 from hessdiag.curvature.kernels import exact_kernels, undisturbed
-from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.curvature.sums import Sums
 from hessdiag.curvature.truth import Truth, check
@@ -336,19 +335,8 @@ class Decomposition:
         generator = torch.Generator().manual_seed(stream(seed, "residual"))
         v = torch.empty(1, self.layout.size, dtype=self.risk.dtype, device=self.risk.device)
         self.space.fill(v, normal, generator)
-        parts = self.layout.unflatten(v[0])
         with exact_kernels(), self.risk.network.gathering():
-            gn, nme = Linearisation(self.risk, x, y).products(parts, gn=True, nme=True)
-            _, _, hessian = direct_product(self.risk, x, y, parts)
-        assert gn is not None
-        assert nme is not None
-        difference = self.layout.flatten(hessian)
-        scale = self.space.norm(difference)
-        for rest, *both in zip(self.layout.unflatten(difference), gn, nme, strict=True):
-            for tensor in both:  # in place: these vectors may be large
-                rest -= tensor
-        size = self.space.norm(difference)
-        return size / scale if scale else size
+            return residual(self.risk, x, y, v[0])
 
     def check_unchanged(self, loss: float, num_examples: int) -> None:
         """Refuse data that are not those of the first pass.

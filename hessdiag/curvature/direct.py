@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.losses.output_loss import Targets
 
@@ -34,3 +35,19 @@ def direct_product(
         [gradient[i] for i in used], parameters, [v[i] for i in used], materialize_grads=True
     )
     return z.detach(), [tensor.detach() for tensor in gradient], list(product)
+
+
+def residual(risk: EmpiricalRisk, x: Any, y: Tensor | Targets, v: Tensor) -> float:
+    """Compute ‖H v − (G v + N v)‖/‖H v‖ for one microbatch and a vector ``(n,)``."""
+    parts = risk.layout.unflatten(v)
+    gn, nme = Linearisation(risk, x, y).products(parts, gn=True, nme=True)
+    _, _, hessian = direct_product(risk, x, y, parts)
+    assert gn is not None
+    assert nme is not None
+    difference = risk.layout.flatten(hessian)
+    scale = risk.space.norm(difference)
+    for rest, *both in zip(risk.layout.unflatten(difference), gn, nme, strict=True):
+        for tensor in both:  # in place: these vectors may be large
+            rest -= tensor
+    size = risk.space.norm(difference)
+    return size / scale if scale else size

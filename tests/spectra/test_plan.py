@@ -11,7 +11,7 @@ import torch
 
 import hessdiag
 from hessdiag import Decomposition, Report, results
-from hessdiag.curvature import decomposition
+from hessdiag.curvature import direct as direct_of_loss
 from hessdiag.errors import InputError
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.metrics import metric_table
@@ -329,9 +329,9 @@ def test_the_residual_takes_few_examples(
     more = x.repeat(20, 1)[:size], y.repeat(20)[:size]
     dec = Decomposition(model, [more], loss)
     seen: list[int] = []
-    direct = decomposition.direct_product
+    direct = direct_of_loss.direct_product
     monkeypatch.setattr(
-        decomposition,
+        direct_of_loss,
         "direct_product",
         lambda risk, x, *rest: seen.append(len(x)) or direct(risk, x, *rest),
     )
