@@ -23,6 +23,8 @@ from hessdiag.errors import InputError
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A whole number of a size that something can have."""
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""Likewise, of either sign, as seeds are."""
 
 if TYPE_CHECKING:
     Number = float

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from hessdiag import codec
+from hessdiag.codec import Count, Whole
 from hessdiag.errors import InputError
 
 KEY = "hessdiag"
@@ -31,8 +32,8 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     activation: str | None = None
     beta: float | None = None
-    num_classes: int | None = None
-    input_shape: tuple[int, ...] | None = None
+    num_classes: Count | None = None
+    input_shape: tuple[Count, ...] | None = None
     arguments: tuple[tuple[str, Any], ...] = ()
 
 
@@ -51,7 +52,7 @@ class Circumstances:
     dtype: str = "float32"
     device: str = "cpu"
     bn: str = "eval"
-    batch_size: int | None = None
+    batch_size: Count | None = None
     params: tuple[str, ...] | None = None
 
 
@@ -72,10 +73,10 @@ class DataSpec(Struct, frozen=True, forbid_unknown_fields=True):
     spec: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    num_samples: int | None = None
+    num_samples: Count | None = None
     validation: float = 0.0
     label_noise: float = 0.0
-    seed: int | None = None
+    seed: Whole | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class TextForm:
 
     folder: str
     head: str | None
-    longest: int | None = None
+    longest: Count | None = None
 
 
 class Metadata(Struct, frozen=True, tag_field="schema", tag=SCHEMA):
@@ -112,8 +113,8 @@ class Metadata(Struct, frozen=True, tag_field="schema", tag=SCHEMA):
     loss: str | None = None
     recipe: str | None = None
     regulariser: str | None = None
-    epoch: int | None = None
-    seed: int | None = None
+    epoch: Count | None = None
+    seed: Whole | None = None
     metrics: dict[str, float] = {}
 
     def to_json(self) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+LEAST, MOST = -(2**63), 2**63 - 1
+"""That the user's seed can be."""
+
 
 def stream(seed: int, *names: str | int) -> int:
     """Derive the 63-bit seed of the stream ``names`` from the user's ``seed``.

@@ -95,6 +95,8 @@ def fields(kind: type[Any]) -> tuple[Field, ...]:
 
 
 _Settings = TypeVar("_Settings")
+LARGEST = 10**9
+"""Of a count, so that the product of two stays within 63 bits."""
 
 
 def settled(
@@ -136,7 +138,7 @@ def check(settings: Any) -> None:
             for limit, words, fits in (
                 (field.extra["ge"], "at least", lambda x, y: x >= y),
                 (field.extra["gt"], "above", lambda x, y: x > y),
-                (field.extra["le"], "at most", lambda x, y: x <= y),
+                (_most(field, value), "at most", lambda x, y: x <= y),
                 (field.extra["lt"], "below", lambda x, y: x < y),
             )
             if limit is not None
@@ -146,8 +148,15 @@ def check(settings: Any) -> None:
             raise InputError(
                 f"`{field.name}` is out of range",
                 got=value,
-                wanted=" and ".join(f"{words} {limit:g}" for limit, words, _ in bounds),
+                wanted=" and ".join(f"{words} {limit:,}" for limit, words, _ in bounds),
             )
+
+
+def _most(field: Field, value: Any) -> float | None:
+    """The end of a field's range: what is counted has one even where none is named."""
+    named: float | None = field.extra["le"]
+    is_count = type(value) is int and field.extra["ge"] is not None
+    return LARGEST if named is None and is_count and value > LARGEST else named
 
 
 def typed(name: str, kind: Any, value: object, where: str = "") -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from hessdiag import loss_names
+from hessdiag import loss_names, seeds
 from hessdiag.settings import check, option
 
 
@@ -75,7 +75,10 @@ class DtypeOption:
 class SeedOption:
     """The root of all random streams."""
 
-    seed: Annotated[int, option("Seed of all randomness.")] = 0
+    seed: Annotated[int, option("Seed of all randomness.", ge=seeds.LEAST, le=seeds.MOST)] = 0
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)

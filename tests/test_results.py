@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import hessdiag
 from hessdiag import InputError, results
+from hessdiag.metadata import Metadata
 from hessdiag.results import KINDS, Measured
 from hessdiag.show.document import Document
 from tests.results import PROVENANCE, RESULTS
@@ -48,6 +50,28 @@ def test_every_kind_has_its_type_and_its_document(schema: str):
     assert results.kind_of(schema).__struct_config__.tag == schema
     assert callable(importlib.import_module(f"{KINDS[schema]}_document").document)
     assert any(result().schema == schema for result in RESULTS.values())
+
+
+def whole_numbers(schema: Any, where: str = "") -> dict[str, Any]:
+    """Find the whole numbers in a schema of JSON; settings check their own."""
+    if isinstance(schema, list):
+        schema = dict(enumerate(schema))
+    if not isinstance(schema, dict) or where.endswith("Chosen"):
+        return {}
+    own = {where: schema} if schema.get("type") == "integer" else {}
+    return own | {
+        place: one
+        for key, value in schema.items()
+        for place, one in whole_numbers(value, f"{where}.{key}").items()
+    }
+
+
+@pytest.mark.parametrize("kind", [*map(results.kind_of, KINDS), Metadata], ids=str)
+def test_every_whole_number_that_is_read_has_an_end(kind: type[Any]):
+    schema = msgspec.json.schema(kind, schema_hook=lambda _: {"type": "array"})
+    found = whole_numbers(schema)
+    assert found
+    assert [where for where, one in found.items() if "maximum" not in one] == []
 
 
 def test_the_origin_is_named_where_it_is_known():

@@ -28,6 +28,8 @@ class Sample:
     ("changes", "words"),
     [
         ({"count": 0}, "`count` is out of range"),
+        ({"count": 10**9 + 1}, "at least 1 and at most 1,000,000,000"),
+        ({"count": 10**400}, "`count`"),
         ({"share": 0.0}, "above 0 and at most 1"),
         ({"share": 1.5}, "`share`"),
         ({"share": float("nan")}, "`share`"),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hessdiag.data import preparation, vision
-from hessdiag.data.sources import Statistics
+from hessdiag.data.sources import Statistics, reason
 from hessdiag.errors import InputError, unknown
 
 _Example = tuple[str, int, int | None]  # path, label, seed of the random view
@@ -228,8 +228,17 @@ def _end_with_parent(_: int) -> None:
 
 
 def _raising(loader: DataLoader[Any]) -> Generator[tuple[Tensor, Tensor]]:
-    for found in loader:
-        if isinstance(found, InputError):
-            raise found
-        x, y = found
-        yield x, y
+    try:
+        for found in loader:
+            if isinstance(found, InputError):
+                raise found
+            x, y = found
+            yield x, y
+    except (RuntimeError, OSError, EOFError) as error:
+        if not loader.num_workers:
+            raise
+        raise InputError(
+            "a process that decodes images is lost",
+            got=reason(error),
+            hint="memory may have run out: try fewer `workers`",
+        ) from error

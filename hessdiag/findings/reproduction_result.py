@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from hessdiag.codec import Count
+from hessdiag.codec import Count, Whole
 from hessdiag.linalg.paired import Difference
 from hessdiag.results import Result
 
@@ -25,7 +25,7 @@ class Judged(Struct, frozen=True):
     says: str
     claim: str
     margin: float
-    values: dict[int, float]
+    values: dict[Whole, float]
     difference: Difference | None
     verdict: str
 
@@ -107,6 +107,6 @@ class Reproduction(Result, frozen=True, kw_only=True, tag="hessdiag.reproduction
     """
 
     scale: str
-    seeds: tuple[int, ...]
+    seeds: tuple[Whole, ...]
     findings: tuple[Reproduced, ...]
     notes: tuple[str, ...] = ()

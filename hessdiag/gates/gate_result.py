@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from hessdiag.codec import Number
+from hessdiag.codec import Count, Number, Whole
 from hessdiag.gates.limits import Limit
 from hessdiag.gates.verdicts import Finding, overall
 from hessdiag.metrics.metric_reading import Reading
@@ -80,16 +80,16 @@ class GateSettings(Struct, frozen=True):
     """
 
     confidence: float = 0.95
-    max_probes: int | None = None
+    max_probes: Count | None = None
     max_seconds: float | None = None
-    seed: int | None = None
+    seed: Whole | None = None
 
 
 class GateCost(Struct, frozen=True):
     """What a gate took: wall-clock time, and probes."""
 
     seconds: float = 0.0
-    num_probes: int = 0
+    num_probes: Count = 0
 
 
 class GateReport(Measured, frozen=True, kw_only=True, tag="hessdiag.gate/1"):

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from hessdiag.codec import Count
+from hessdiag.codec import Count, Whole
 from hessdiag.errors import InputError
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
@@ -133,11 +133,11 @@ class LandscapeSettings(Struct, frozen=True, kw_only=True):
     resolution: Count
     radius: float
     num_probes: Count
-    seed: int
+    seed: Whole
     dtype: str
     device: str
     bn: str
-    batch_size: int | None = None
+    batch_size: Count | None = None
     params: tuple[str, ...] | None = None
 
 

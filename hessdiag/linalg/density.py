@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hessdiag.codec import Count
 from hessdiag.errors import InputError
 from hessdiag.linalg.lanczos import Quadrature
 
@@ -34,7 +35,7 @@ class Density:
     bandwidth: float
     nodes: Array
     weights: Array
-    num_probes: int
+    num_probes: Count
 
     def __post_init__(self) -> None:
         known = np.isfinite(self.nodes).all() and np.isfinite(self.weights).all()

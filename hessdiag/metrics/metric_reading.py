@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hessdiag.codec import Number
+from hessdiag.codec import Count, Number
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples
 
@@ -29,7 +29,7 @@ class Reading:
     value: Number
     error: float | None = 0.0
     ci95: tuple[Number, Number] | None = None
-    num_probes: int | None = None
+    num_probes: Count | None = None
     samples: dict[str, Samples] | None = None
     interval: tuple[float, float] | None = None
 

@@ -9,7 +9,7 @@ from typing import Self
 from msgspec import Struct
 from msgspec.structs import replace
 
-from hessdiag.codec import Count
+from hessdiag.codec import Count, Whole
 from hessdiag.errors import InputError
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
@@ -158,12 +158,12 @@ class SparsitySettings(Struct, frozen=True):
     """
 
     threshold: float
-    seed: int
+    seed: Whole
     dtype: str
     device: str
     bn: str
-    batch_size: int | None
-    num_probes: int
+    batch_size: Count | None
+    num_probes: Count
 
 
 class Sparsity(Measured, frozen=True, kw_only=True, tag="hessdiag.sparsity/1"):
@@ -217,7 +217,7 @@ class Sparsity(Measured, frozen=True, kw_only=True, tag="hessdiag.sparsity/1"):
 def qualified(sparsity: Sparsity, notes: Sequence[str] = ()) -> Sparsity:
     """Add the notes on what qualifies the numbers, each once."""
     found = [*notes, *sparsity.notes]
-    numerical: dict[str, int] = {}
+    numerical: dict[str, Count] = {}
     for study in sparsity.activations:
         for call in list(study.networks.values())[-1].calls:
             if not call.closed_form:

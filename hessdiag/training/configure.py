@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from hessdiag.errors import InputError, unknown
+from hessdiag.errors import InputError
 from hessdiag.training import recipes
 from hessdiag.training.folder import Config
 
 FRESH = "fresh"
 """Stands for no weights to start from, where a recipe has some."""
-
-_COUNTS = ("num_samples", "save_every", "log_every", "track_every")
 
 
 def configure(
@@ -36,11 +34,6 @@ def configure(
     Raises:
         InputError: an unknown name, a value out of range, or choices that do not go together.
     """
-    for name in _COUNTS:
-        if (value := own.get(name)) is not None and value < 1:
-            raise InputError(f"`{name}` is out of range", got=value, wanted="at least 1")
-    if own.get("on_nonfinite", "stop") not in ("stop", "skip"):
-        raise unknown("--on-nonfinite", own["on_nonfinite"], ("stop", "skip"))
     from_file = recipes.read_config(file) if file is not None else {}
     options = from_file.pop("strengths", {}) | _given(strengths)
     chosen = recipes.override(

@@ -6,11 +6,12 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from msgspec import Struct
 
-from hessdiag import codec
+from hessdiag import codec, seeds
+from hessdiag.settings import check, option
 from hessdiag.training import methods
 from hessdiag.training.methods import Method
 from hessdiag.training.recipes import Recipe
@@ -18,33 +19,32 @@ from hessdiag.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class Config:
-    """All that a run is made of; two runs of one configuration are equal, bit for bit.
+    """All that a run is made of; two runs of one configuration are equal, bit for bit."""
 
-    Attributes:
-        recipe: network, data, optimiser, schedule, method.
-        seed: of all randomness.
-        num_samples: training examples drawn, or None for all.
-        data_root: folder of torchvision's data sets, or None.
-        save_every: steps between states; None for one an epoch.
-        on_nonfinite: "stop" or "skip", for a step whose loss or gradient is not finite.
-        log_every: steps between rows of steps.jsonl; None for none.
-        track: metrics to measure, see :class:`hessdiag.training.tracking.Tracker`.
-        track_every: epochs between measurements; the last epoch is measured always.
-        pac_bayes: whether the report is to hold the PAC-Bayes bound.
-        compile: whether torch.compile is to translate the network, for methods of first order.
-    """
+    recipe: Recipe  # network, data, optimiser, schedule, method
+    seed: Annotated[int, option("Of all randomness.", ge=seeds.LEAST, le=seeds.MOST)] = 0
+    num_samples: Annotated[int | None, option("Training examples drawn; None for all.", ge=1)] = (
+        None
+    )
+    data_root: str | None = None  # of torchvision's data sets
+    save_every: Annotated[
+        int | None, option("Steps between states; None for one an epoch.", ge=1)
+    ] = None
+    on_nonfinite: Annotated[
+        str, option("For a step whose loss or gradient is none.", choices=("stop", "skip"))
+    ] = "stop"
+    log_every: Annotated[
+        int | None, option("Steps between rows of steps.jsonl; None for none.", ge=1)
+    ] = None
+    track: tuple[str, ...] = ()  # metrics to measure, see hessdiag.training.tracking.Tracker
+    track_every: Annotated[
+        int, option("Epochs between measurements; the last is measured always.", ge=1)
+    ] = 1
+    pac_bayes: bool = False  # whether the report is to hold the PAC-Bayes bound
+    compile: bool = False  # whether torch.compile is to translate it, for methods of first order
 
-    recipe: Recipe
-    seed: int = 0
-    num_samples: int | None = None
-    data_root: str | None = None
-    save_every: int | None = None
-    on_nonfinite: str = "stop"
-    log_every: int | None = None
-    track: tuple[str, ...] = ()
-    track_every: int = 1
-    pac_bayes: bool = False
-    compile: bool = False
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def digest(self) -> str:

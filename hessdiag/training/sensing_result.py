@@ -8,6 +8,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from hessdiag.codec import Count, Whole
 from hessdiag.errors import InputError
 from hessdiag.results import Measured, Seconds
 
@@ -34,14 +35,14 @@ class Settings:
         device: "auto", "cpu", "cuda" or "cuda:i".
     """
 
-    dimension: int = 100
-    rank: int = 5
-    num_measurements: int = 2500
+    dimension: Count = 100
+    rank: Count = 5
+    num_measurements: Count = 2500
     lr: float = 0.0025
-    steps: int = 5000
+    steps: Count = 5000
     sigma: float = 0.08
-    num_pairs: int = 1
-    seed: int = 0
+    num_pairs: Count = 1
+    seed: Whole = 0
     dtype: str = "float32"
     device: str = "auto"
 
@@ -74,7 +75,7 @@ class Sensing(Measured, frozen=True, kw_only=True, tag="hessdiag.sensing/1"):
     """
 
     settings: Settings
-    steps: tuple[int, ...]
+    steps: tuple[Count, ...]
     methods: tuple[Curves, ...]
     cost: Seconds
     notes: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from hessdiag.codec import Count
+from hessdiag.codec import Count, Whole
 from hessdiag.linalg.paired import Difference
 from hessdiag.results import Measured
 from hessdiag.training.trials import Cell, Spread, Sweep, Trial
@@ -22,7 +22,7 @@ class SweepSettings(Struct, frozen=True):
     epochs: Count
     batch_size: Count
     lr: float
-    seeds: tuple[int, ...]
+    seeds: tuple[Whole, ...]
 
 
 class SweepRun(Struct, frozen=True):
@@ -39,7 +39,7 @@ class SweepRun(Struct, frozen=True):
     """
 
     name: str
-    seed: int
+    seed: Whole
     status: str
     accuracy: float | None
     best_accuracy: float | None
@@ -71,7 +71,7 @@ class SweepCell(Struct, frozen=True):
     method: str
     activation: str | None
     beta: float | None
-    strengths: dict[str, bool | int | float | str | None]
+    strengths: dict[str, bool | Whole | float | str | None]
     best: bool
     accuracy: Spread | None
     best_accuracy: Spread | None

@@ -97,7 +97,7 @@ class TrainReport(Measured, frozen=True, kw_only=True, tag="hessdiag.train/1"):
     recipe: dict[str, Any]
     settings: dict[str, Any]
     epochs: tuple[Epoch, ...]
-    best_epoch: int | None = None
+    best_epoch: Count | None = None
     pac_bayes: PacBayesTerms | None = None
     cost: TrainCost = TrainCost()
     notes: tuple[str, ...] = ()

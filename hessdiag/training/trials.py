@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from hessdiag.codec import Count
 from hessdiag.metrics.metric_reading import Reading
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch
@@ -26,7 +27,7 @@ class Spread(Struct, frozen=True):
 
     mean: float
     std: float | None
-    count: int
+    count: Count
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:

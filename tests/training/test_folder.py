@@ -150,6 +150,25 @@ def test_values_of_a_wrong_type_are_refused(old: str, new: str):
     refusal(text.replace(old, new, 1))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("epochs = 15", "epochs = 1000000000001"),
+        ("batch_size = 64", f"batch_size = {2**62}"),
+        ("batch_size = 64", f"batch_size = {'9' * 400}"),
+        ("seed = 3", f"seed = {2**63}"),
+        ("seed = 3", "seed = 3\nlog_every = -1"),
+        ("track_every = 1", "track_every = 0"),
+        ("rho = 0.05", "rho = inf"),
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused(old: str, new: str):
+    text = CONFIG.to_toml()
+    assert old in text
+    assert "out of range" in refusal(text.replace(old, new, 1))
+
+
 def test_a_folder_without_a_run_is_told(tmp_path: Path):
     (tmp_path / "bytes").mkdir()
     (tmp_path / "bytes" / folder.CONFIG).write_bytes(b"\xff\xfe")
