@@ -6,9 +6,11 @@ import functools
 import hashlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -227,9 +229,21 @@ def _end_with_parent(_: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def _begun(loader: DataLoader[Any]) -> Iterable[Any]:
+    """Start the workers without SIGINT, which a terminal sends to all; this process tells of it."""
+    if not loader.num_workers:
+        return loader
+    resource_tracker.ensure_running()  # which lets SIGINT through when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _raising(loader: DataLoader[Any]) -> Generator[tuple[Tensor, Tensor]]:
     try:
-        for found in loader:
+        for found in _begun(loader):
             if isinstance(found, InputError):
                 raise found
             x, y = found

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -258,6 +259,21 @@ def test_workers_end_when_their_process_is_killed(stream: Stream) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     ours.close()
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_told_once(stream: Stream, capfd: pytest.CaptureFixture[str]) -> None:
+    begun = stream.batches([[(0, None)]] * 1000, num_workers=2)
+    next(begun)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.ident or 0, signal.SIGINT)  # as Ctrl-C does; it is for the parent to tell
+    for _ in range(20):
+        next(begun)
+    multiprocessing.active_children()[0].kill()
+    with pytest.raises(InputError, match="a process that decodes images is lost"):
+        list(begun)
+    assert not multiprocessing.active_children()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
