@@ -284,7 +284,7 @@ class Decomposition:
             accuracy = num_correct / num_counted if num_counted else None
             self.notes = (*self.risk.network.notes, *((_LINEAR,) if is_linear else ()))
             self._gradient = Gradient(
-                total / weight, accuracy, gradient / weight, int(num_examples)
+                total / weight, accuracy, gradient.div_(weight), int(num_examples)
             )
         self.check_unchanged(total / weight, int(num_examples))
         answers = [request.finish(weight) for request in sums]

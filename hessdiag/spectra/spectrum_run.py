@@ -147,8 +147,9 @@ def spectrum(
         )
         results |= outcome.results
         passes |= outcome.passes
-        if (sampling := passes.pop("trace", None)) is not None:
-            passes |= dict.fromkeys((f"{part}.trace" for part in asked.parts), sampling)
+        for kind in ("trace", "rayleigh"):
+            if (count := passes.pop(kind, None)) is not None:
+                passes |= dict.fromkeys((f"{part}.{kind}" for part in asked.parts), count)
         passes["total"] += outcome.num_passes
         for part, count in outcome.num_products.items():
             products[part] = products.get(part, 0) + count
@@ -186,7 +187,7 @@ def spectrum(
         sampling=sampling,
         gradient=Gradient(
             norm=decomposition.space.norm(gradient.vector),
-            rayleigh={part: results[f"{part}.rayleigh"] for part in asked.parts},
+            rayleigh=results["rayleigh"],
         ),
         checks=Checks(
             decomposition.residual(asked.seed),
@@ -263,8 +264,8 @@ def _algorithms(
         )
     if wave is plan.waves[-1]:
         is_known = wave is not plan.waves[0]
-        for part in settings.parts:
-            algorithms[f"{part}.rayleigh"] = part, _rayleigh(decomposition, is_known)
+        quotients = _rayleigh(decomposition, settings.parts, is_known)
+        algorithms["rayleigh"] = settings.parts, quotients
     return algorithms
 
 
@@ -295,8 +296,8 @@ def _rule(enough: StoppingRule | None) -> StoppingRule:
 
 
 def _rayleigh(
-    decomposition: Decomposition, is_known: bool
-) -> Generator[Tensor, Tensor, float | None]:
+    decomposition: Decomposition, parts: Sequence[str], is_known: bool
+) -> Generator[Tensor, Mapping[str, Tensor], dict[str, float | None]]:
     """Compute ĝᵀAĝ; the gradient comes with the first pass, so the product is the second's."""
     if not is_known:
         yield torch.empty(
@@ -308,9 +309,10 @@ def _rayleigh(
     gradient = decomposition.gradient().vector
     norm = decomposition.space.norm(gradient)
     if norm == 0:
-        return None
+        return dict.fromkeys(parts)
     unit = (gradient / norm)[None]
-    return float(decomposition.space.dots(unit, (yield unit))[0])
+    products = yield unit
+    return {part: float(decomposition.space.dots(unit, products[part])[0]) for part in parts}
 
 
 def _part(
