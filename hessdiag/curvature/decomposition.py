@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from hessdiag.curvature.as_called import few_examples
-from hessdiag.curvature.batches import mapped
 from hessdiag.curvature.direct import residual
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kept import Kept
 from hessdiag.curvature.kernels import exact_kernels, undisturbed
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.curvature.sums import Sums
-from hessdiag.curvature.truth import Truth, check
+from hessdiag.curvature.truth import Truth, check_few
 from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Answer, Request
@@ -253,8 +252,8 @@ class Decomposition:
         with exact_kernels(), self.risk.network.gathering():
             batches = iter(self.risk.dealt())
             first = [*itertools.islice(batches, 1)]
-            for x, y, _ in first:
-                self.inspect(x, y)  # while no sums are kept
+            if first:
+                self.inspect(*first[0][:2])  # while no sums are kept
             size = 0 if self._gradient else self.layout.size
             gradient = torch.zeros(size, dtype=self.risk.dtype, device=self.risk.device)
             for index, (x, y, counts) in enumerate(itertools.chain(first, batches)):
@@ -310,19 +309,9 @@ class Decomposition:
 
     @undisturbed()
     def inspect(self, x: Any, y: Tensor | Targets) -> None:
-        """Compare the derivatives on a microbatch (x, y) while memory is free; once.
-
-        The first pass does so, too, and is the one that judges what is found.
-        """
-        if self.truth or self._seen or not processes.is_first():
-            return
-        if self.risk.sharding is not None:
-            self._seen = Truth(reason="no process holds the network whole")
-            return
-        few = few_examples(x, y)
-        with torch.no_grad():
-            num_outputs = self.risk.outputs(mapped(few[0], Tensor.clone)).numel()
-        self._seen = check(self.risk, *few_examples(*few, num_outputs))
+        """Compare the derivatives on (x, y) now, if not yet done; the first pass judges them."""
+        if not (self.truth or self._seen) and processes.is_first():
+            self._seen = check_few(self.risk, x, y)
 
     @undisturbed()
     def residual(self, seed: int = 0) -> float:

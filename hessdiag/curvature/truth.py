@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessdiag.curvature.as_called import AsCalled, doubled, mapped
+from hessdiag.curvature.as_called import AsCalled, doubled, few_examples, mapped
 from hessdiag.curvature.culprits import find_culprit
 from hessdiag.curvature.direct import direct_product
 from hessdiag.curvature.kernels import exact_kernels
@@ -110,6 +110,16 @@ class Truth:
         blocks = ", ".join(self.blocks[:3]) + (", …" if len(self.blocks) > 3 else "")
         where = f"{self.worst:.1e} off in {blocks}"
         return f"{self.culprit}, {where}" if self.culprit else where
+
+
+def check_few(risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> Truth:
+    """Check a few examples of a microbatch, as few as their outputs allow."""
+    if risk.sharding is not None:
+        return Truth(reason="no process holds the network whole")
+    few = few_examples(x, y)
+    with torch.no_grad():
+        num_outputs = risk.outputs(mapped(few[0], Tensor.clone)).numel()
+    return check(risk, *few_examples(*few, num_outputs))
 
 
 def check(risk: EmpiricalRisk, x: Any, y: Tensor | Targets, *, seed: int = 0) -> Truth:

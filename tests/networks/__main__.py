@@ -15,8 +15,8 @@ HEAD = """# Networks of other people
 
 H v, G v and N v of small networks of each family, in float64, for a random v: the largest error
 relative to central differences of the network's own first-order gradients, which share no code with
-the package; or the words in which a network is refused. Made by `python -m tests.networks`; the tests
-hold each row below 1e-6, by library and by command line.
+the package; or the words in which a network is refused. Made by `python -m tests.networks`; the
+tests hold each row below 1e-6, by library and by command line.
 
 | network | library | H | G | N |
 |---|---|---|---|---|"""
