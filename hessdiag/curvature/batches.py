@@ -103,7 +103,9 @@ class BatchReader:
                 "a batch has no targets",
                 got=f"a mapping with {', '.join(map(str, batch))}",
                 wanted=f"one of {', '.join(TARGET_NAMES)} in it",
-                hint="a language model's labels are its input_ids, -100 where none counts",
+                hint="one of the two at a time: labels=start_positions, output='start_logits'"
+                if "start_positions" in batch
+                else "a language model's labels are its input_ids, -100 where none counts",
             )
         y = _targets(batch[name])
         if self.one_step_ahead:
@@ -170,6 +172,7 @@ def _targets(value: Any) -> Tensor:
             "the targets are no tensor",
             got=_described(value),
             wanted="a tensor, an array or numbers",
+            hint="heads whose targets are boxes or mappings need a wrapper with one output tensor",
         )
     if y.is_floating_point() and not bool(torch.isfinite(y).all()):
         raise InputError("the targets are not finite", got="NaN or Inf in y")

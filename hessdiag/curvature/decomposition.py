@@ -264,6 +264,8 @@ class Decomposition:
                 is_linear &= at.is_linear
                 if self._gradient is None:
                     local.check_loss()
+                    if index == 0 and at.weight:
+                        self.risk.check_own_loss(x, y, local.total / at.weight)
                     local.check_twice_differentiable()
                     for total, tensor in zip(
                         self.layout.unflatten(gradient), local.gradient, strict=True

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hessdiag.errors import InputError
@@ -40,6 +41,12 @@ def resolve_for(model: nn.Module, loss: LossSpec | None) -> OutputLoss:
         return resolve(loss)
     if not _is_hugging_face(model):
         return CrossEntropy()
+    if type(model).__name__.endswith("ForCTC"):
+        raise InputError(
+            "the network's own loss aligns outputs and labels (CTC)",
+            wanted="a loss of each output's own label",
+            hint="give a function of outputs and labels: loss= (--loss module:function)",
+        )
     if type(model).__name__.endswith("Classification") and not type(model).__name__.endswith(
         "TokenClassification"
     ):
@@ -85,6 +92,26 @@ def completed(model: nn.Module, x: Any, y: Tensor | Targets) -> Any:
     if "use_cache" in inspect.signature(model.forward).parameters:
         inputs.setdefault("use_cache", False)
     return inputs
+
+
+def own_loss(model: nn.Module, call: Callable[..., Any], x: Any, y: Any) -> float | None:
+    """Compute the loss that a network of Hugging Face returns for its labels; None where none is.
+
+    Args:
+        model: the network.
+        call: calls it.
+        x: inputs by name.
+        y: targets, one step ahead where it is causal.
+    """
+    if not (_is_hugging_face(model) and isinstance(x, Mapping) and isinstance(y, Tensor)):
+        return None
+    labels = torch.cat([y[:, :1].clone().fill_(-100), y[:, :-1]], dim=1) if is_causal(model) else y
+    try:
+        with torch.no_grad():
+            loss = getattr(call(**{**x, "labels": labels}), "loss", None)
+    except InputError:  # it takes no labels
+        return None
+    return float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
 
 def _decoder_inputs(model: nn.Module) -> Callable[[Tensor], Tensor] | None:

@@ -6,6 +6,7 @@ Averages weigh every example equally, however the examples are batched.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from hessdiag.curvature.batches import BatchReader, mapped, repeatable
-from hessdiag.curvature.heads import OutputSpec, completed, is_causal, resolve_for, select
+from hessdiag.curvature.heads import (
+    OutputSpec,
+    completed,
+    is_causal,
+    own_loss,
+    resolve_for,
+    select,
+)
 from hessdiag.curvature.module import Network
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
@@ -69,6 +77,7 @@ class EmpiricalRisk:
         self.batches = repeatable(batches)
         self.output = output
         self.loss = resolve_for(self.model, loss)
+        self._is_own = loss is None
         self._reader = BatchReader(self.model, one_step_ahead=is_causal(self.model))
         if isinstance(self.loss, AnyLoss):
             one_batch = isinstance(self.batches, Sized) and len(self.batches) == 1
@@ -153,6 +162,26 @@ class EmpiricalRisk:
         )
         wide._twin = None
         return wide
+
+    def check_own_loss(self, x: Any, y: Tensor | Targets, value: float) -> None:
+        """Refuse a network of Hugging Face that returns another loss than is taken for its own.
+
+        Args:
+            x: inputs of a microbatch.
+            y: its targets.
+            value: the mean loss of it.
+
+        Raises:
+            InputError: the two differ. Cost: a forward pass.
+        """
+        own = own_loss(self.model, self.network, x, y) if self._is_own else None
+        if own is not None and not math.isclose(own, value, rel_tol=1e-3, abs_tol=1e-5):
+            raise InputError(
+                f"the network's own loss is not {self.loss.name}",
+                got=f"{own:.6g} where it is given its labels, by {self.loss.name} {value:.6g}",
+                wanted="a loss of its outputs and labels alone",
+                hint="say which is meant: loss='cross-entropy', or a function of yours (--loss)",
+            )
 
     def microbatches(self, *, shared: bool = False) -> Iterator[tuple[Any, Tensor | Targets]]:
         """Yield (x, y) on the device, floating inputs in the dtype.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.errors import InputError
 from tests.cases import labels, normal
 
 transformers = pytest.importorskip("transformers")
@@ -89,6 +91,30 @@ def test_the_loss_is_the_networks_own(head: str):
     torch.testing.assert_close(
         gradient.vector, torch.cat([s.flatten() for s in slopes]), rtol=1e-4, atol=1e-7
     )
+
+
+def test_a_loss_that_is_not_the_networks_own_is_refused():
+    model = network("GPT2DoubleHeadsModel", "GPT2Config", **GPT2)()
+    y = IDS[:, None].clone()
+    data = {"input_ids": y, "mc_token_ids": torch.zeros(6, 1, dtype=torch.long), "labels": y}
+    with pytest.raises(InputError, match="own loss is not cross-entropy"):
+        Decomposition(model, [data]).gradient()
+    assert Decomposition(model, [data], "cross-entropy").gradient().loss > 0
+
+
+def test_heads_of_other_losses_are_refused_in_words():
+    bare = types.SimpleNamespace(model_type="wav2vec2")
+    ctc = type("Wav2Vec2ForCTC", (nn.Linear,), {"config": bare})(2, 3)
+    with pytest.raises(InputError, match=r"\(CTC\)"):
+        Decomposition(ctc, [(torch.randn(2, 2), torch.zeros(2).long())])
+    qa = bert("BertForQuestionAnswering")()
+    positions = {"start_positions": IDS[:, 0] % 6, "end_positions": IDS[:, 1] % 6}
+    with pytest.raises(InputError, match="output='start_logits'"):
+        Decomposition(qa, [{"input_ids": IDS, **positions}]).gradient()
+    one = {"input_ids": IDS, "labels": positions["start_positions"]}
+    got = Decomposition(qa, [one], output="start_logits").gradient().loss
+    z = qa(input_ids=IDS).start_logits
+    assert got == pytest.approx(nn.functional.cross_entropy(z, one["labels"]).item(), rel=1e-5)
 
 
 def encoding() -> Any:
