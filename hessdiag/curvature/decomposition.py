@@ -134,7 +134,6 @@ class Decomposition:
         self.on_microbatch = on_microbatch
         self.unchecked = unchecked
         self.truth: Truth | None = None
-        self._seen: Truth | None = None  # in this process, and not judged yet
         self.kept = Kept()
         self._seen: Truth | None = None  # in this process, and not judged yet
         self._gradient: Gradient | None = None
