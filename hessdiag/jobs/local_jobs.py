@@ -8,14 +8,14 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from hessdiag.jobs.task import MOST_TRIES, Task, attempt
+from hessdiag.jobs.task import MOST_TRIES, Task, attempt, uninterrupted
 
 POLL = 0.5  # seconds between looks at what is under way
 GRACE = 10.0  # seconds in which a process is to end
@@ -80,7 +80,7 @@ def run(
                     raise error
                 yield name, failure
     finally:
-        with _uninterrupted():
+        with uninterrupted():
             for worker in workers:
                 (worker.process.terminate if worker.doing else worker.line.close)()
             for worker in workers:
@@ -88,16 +88,6 @@ def run(
                 _log(folder, worker.slot, remove_empty=True)
             with suppress(OSError):  # not empty
                 folder.rmdir()
-
-
-@contextmanager
-def _uninterrupted() -> Generator[None]:
-    """Let interrupts wait for the end of the block; processes started within never see one."""
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGALRM])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 def _start(slot: int, count: int, folder: Path) -> Worker:
@@ -108,7 +98,7 @@ def _start(slot: int, count: int, folder: Path) -> Worker:
     process = fresh.Process(target=_serve, args=given, name=f"hessdiag job {slot}")
     share = share_of(slot, count)
     own = {name: os.environ.get(name) for name in share}
-    with _uninterrupted():
+    with uninterrupted():
         try:
             os.environ |= share
             process.start()

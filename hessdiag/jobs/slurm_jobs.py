@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hessdiag.errors import InputError
-from hessdiag.jobs.task import MOST_TRIES, Task, attempt
+from hessdiag.jobs.task import MOST_TRIES, Task, attempt, uninterrupted
 
 POLL = 2.0  # seconds between looks at the queue
 SETTLING = 10.0  # seconds in which the result of a job that has ended comes to be seen
@@ -87,8 +87,9 @@ def run(
     waiting: dict[str, tuple[Any, float | None]] = {}
     tries = Counter[str]()
     try:
-        jobs = submit([_Resumed(task) for task in tasks.values()])
-        waiting |= {name: (job, None) for name, job in zip(tasks, jobs, strict=True)}
+        with uninterrupted():  # a job that is not known would not be cancelled
+            jobs = submit([_Resumed(task) for task in tasks.values()])
+            waiting |= {name: (job, None) for name, job in zip(tasks, jobs, strict=True)}
         tries.update([*tasks])
         while waiting:
             on_wait()
@@ -109,7 +110,8 @@ def run(
                         continue
                     if state != "CANCELLED" and tries[name] < MOST_TRIES:
                         tries[name] += state != "PREEMPTED"
-                        waiting[name] = submit([_Resumed(tasks[name])])[0], None
+                        with uninterrupted():
+                            waiting[name] = submit([_Resumed(tasks[name])])[0], None
                         continue
                     failure = f"its job {job.job_id} was lost: {state}; see {job.paths.stderr}"
                 del waiting[name]
@@ -118,7 +120,9 @@ def run(
                 time.sleep(POLL)
     finally:
         if waiting:
-            subprocess.run(["scancel", *(job.job_id for job, _ in waiting.values())], check=False)
+            with uninterrupted():
+                command = ["scancel", *(job.job_id for job, _ in waiting.values())]
+                subprocess.run(command, check=False, capture_output=True)
 
 
 @dataclass(frozen=True)

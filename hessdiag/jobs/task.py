@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 
 from hessdiag.errors import InputError
 
@@ -27,3 +29,13 @@ def attempt(task: Task) -> tuple[str | None, Exception | None]:
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         return None, RuntimeError(f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def uninterrupted() -> Generator[None]:
+    """Let interrupts wait for the end of the block; processes started within never see one."""
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGALRM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
