@@ -120,8 +120,9 @@ def ours(problem: Problem, truth: Truth, efforts: Mapping[str, peers.Effort]) ->
 
     def traces(parts: tuple[str, ...]) -> list[Any]:
         options: dict[str, Any] = {
-            "num_probes": 8,
+            "num_probes": 1,
             "max_probes": 4096,
+            "traces_alone": True,
             "top_k": 0,
             "density": False,
         }

@@ -66,6 +66,7 @@ def spectrum(
     shard: bool | DeviceMesh = False,
     unchecked: bool = False,
     enough: StoppingRule | None = None,
+    traces_alone: bool = False,
     sharp: EigenvalueRule | None = None,
     on_progress: Watch | None = None,
     settings: Settings | None = None,
@@ -94,6 +95,8 @@ def spectrum(
         enough: asked of each part after ``num_probes`` and after each further chunk of probes
             whether it has enough of them; all parts go on until all have, or until ``max_probes``
             are taken. None: what ``rel_error`` says.
+        traces_alone: ``enough`` looks at traces alone, which may then go on without products, as
+            those of ``rel_error`` do.
         sharp: asked of each part whose eigenvalues have converged whether they suffice; where they
             do not, its tolerance becomes a tenth. None: they do.
         on_progress: called after each microbatch.
@@ -132,7 +135,9 @@ def spectrum(
         )
         for part in asked.parts
     }
-    goes_on = enough is None and asked.rel_error is not None  # without products, where that serves
+    goes_on = None  # without products, where that serves
+    if traces_alone or (enough is None and asked.rel_error is not None):
+        goes_on, enough = enough or _precise(asked), None
     results: dict[str, Any] = {}
     passes: dict[str, int] = {"total": 0}
     products: dict[str, int] = {}
@@ -155,9 +160,14 @@ def spectrum(
             products[part] = products.get(part, 0) + count
 
     sampling = None
-    if goes_on and not all(is_precise(found, asked.rel_error) for found in samples.values()):
+    if goes_on and not all(goes_on(part, samples) for part in asked.parts):
         sampling, spent = sample_on(
-            decomposition, plan.settings, samples, chunk=plan.chunk, on_pass=progress.completed
+            decomposition,
+            plan.settings,
+            samples,
+            enough=goes_on,
+            chunk=plan.chunk,
+            on_pass=progress.completed,
         )
         for part, count in spent.num_products.items():
             products[part] += count
@@ -289,6 +299,10 @@ def _finite_radius(
         excess=estimate_mean(secants - pointwise).bounded(),
         rounding=secant_rounding(decomposition, trace.value, settings.finite_radius),
     )
+
+
+def _precise(settings: Settings) -> StoppingRule:
+    return lambda part, samples: is_precise(samples[part], settings.rel_error)
 
 
 def _rule(enough: StoppingRule | None) -> StoppingRule:

@@ -52,17 +52,19 @@ def sample_on(
     settings: Settings,
     samples: Mapping[str, TraceSamples],
     *,
+    enough: Callable[[str, Mapping[str, TraceSamples]], bool],
     chunk: int,
     on_pass: Callable[[], None],
 ) -> tuple[Sampling, Outcome]:
-    """Go on after ``num_probes`` products until each trace is precise, or ``max_probes`` are taken.
+    """Go on after ``num_probes`` products until all parts have enough, or ``max_probes`` are taken.
 
     Forms start from the first probe again, and then stand for the traces alone.
 
     Args:
         decomposition: of network, data and loss.
-        settings: with ``rel_error``.
+        settings: of the probes.
         samples: by part, with those of the products.
+        enough: says of a part whether it has; asked after each pass.
         chunk: probes a pass.
         on_pass: called after each.
 
@@ -70,15 +72,15 @@ def sample_on(
         What was chosen, and the passes and products that it took.
     """
 
-    def enough() -> bool:
-        return all(is_precise(found, settings.rel_error) for found in samples.values())
+    def suffice() -> bool:
+        return all(enough(part, samples) for part in settings.parts)
 
     sampling, signs = choose(decomposition, settings.parts, settings.seed)
     probes = probes_of(decomposition, settings.seed)
     if sampling.method != PRODUCTS:
         index = num_passes = 0
         try:
-            while index < settings.max_probes and not (index and enough()):
+            while index < settings.max_probes and not (index and suffice()):
                 rows = probes.rows(index, min(index + chunk, settings.max_probes))
                 found = quadratic_forms(decomposition, rows, signs)
                 for part, taken in samples.items():
@@ -97,7 +99,7 @@ def sample_on(
         stop=settings.num_probes,
         chunk=chunk,
         max_probes=settings.max_probes,
-        enough=enough,
+        enough=suffice,
         start=settings.num_probes,
     )
     algorithms = {"trace": (settings.parts, sampler)}

@@ -87,6 +87,22 @@ def test_what_is_chosen_otherwise(
         assert part.trace.value == pytest.approx(plain.parts[name].trace.value, rel=1e-9)
 
 
+def test_a_rule_of_ones_own_on_traces_alone() -> None:
+    seen: list[int] = []
+
+    def enough(part: str, samples: Any) -> bool:
+        seen.append(len(samples[part]))
+        return seen[-1] >= 20
+
+    model, batches = seeded(lambda: mlp(nn.GELU, 4, 5, 3)), [(normal(40, 4), labels(40))]
+    options: dict[str, Any] = {"enough": enough, "rel_error": None, "parts": ("gn",)}
+    report = run(model, batches, traces_alone=True, **options)
+    assert seen == [3, 16, 32]
+    assert report.parts["gn"].trace.num_probes == 32
+    assert report.parts["gn"].frobenius_norm.num_probes == 3
+    assert run(model, batches, **options).parts["gn"].frobenius_norm.num_probes > 3
+
+
 def test_shared_probes_are_kept_where_examples_cancel() -> None:
     """Of pairs of examples with opposite targets N is zero, that of each is not."""
     x, signs = normal(24, 4).repeat_interleave(2, 0), torch.tensor([1.0, -1.0]).repeat(24)
