@@ -79,6 +79,8 @@ class SeedOption:
 
     def __post_init__(self) -> None:
         check(self)
+        if others := getattr(super(), "__post_init__", None):
+            others()  # of a class that has more options
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from hessdiag.linalg.driver import Algorithm, drive
 from hessdiag.linalg.lanczos import LanczosResult, gaussian_rows, lanczos
 from hessdiag.linalg.trace import TraceSamples, estimate_mean, hutchinson
 from hessdiag.losses.loss_spec import LossSpec
-from hessdiag.progress import Progress, Watch
+from hessdiag.progress import Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin
 from hessdiag.seeds import stream
 from hessdiag.settings import settled
+from hessdiag.spectra.pass_ticker import Ticker
 from hessdiag.spectra.spectrum_plan import Plan, check_memory, make_plan
 from hessdiag.spectra.spectrum_result import (
     Checks,
@@ -108,7 +109,7 @@ def spectrum(
     """
     began = time.perf_counter()
     asked = settled(Settings, settings, changes)
-    progress = _Ticker(on_progress)
+    progress = Ticker(on_progress)
     decomposition = Decomposition(
         model,
         batches,
@@ -280,7 +281,7 @@ def _algorithms(
 
 
 def _finite_radius(
-    decomposition: Decomposition, settings: Settings, samples: TraceSamples, progress: _Ticker
+    decomposition: Decomposition, settings: Settings, samples: TraceSamples, progress: Ticker
 ) -> FiniteRadius:
     """Take the secants of the probes whose vᵀHv are known already."""
     assert settings.finite_radius is not None
@@ -348,38 +349,3 @@ def _part(
         blocks=layers,
         samples=samples.freeze(),
     ).keeping(spectral.top_vectors if spectral else None)
-
-
-class _Ticker:
-    """Turns microbatches and passes into Progress, guessing the passes still to come."""
-
-    def __init__(self, callback: Watch | None) -> None:
-        self.callback = callback
-        self.passes = 0
-        self.microbatches = 0  # of the pass under way
-        self.per_pass = 0
-        self.at_least = 2.0
-
-    def expect(self, plan: Plan) -> None:
-        """Set the guess: the quadrature's steps, or what eigenvalues commonly take."""
-        settings = plan.settings
-        sampling = settings.num_probes / plan.chunk
-        steps = max(settings.depth if settings.density else 0, 15 if settings.top_k else 0)
-        secants = 2 * settings.num_probes if settings.finite_radius is not None else 0
-        waves = [max(steps, sampling, 2) if wave else 1 for wave in plan.waves]
-        self.at_least = sum(waves) + secants
-
-    def microbatch(self) -> None:
-        self.microbatches += 1
-        self._report()
-
-    def completed(self, _: int = 0) -> None:
-        self.per_pass, self.microbatches = self.microbatches, 0
-        self.passes += 1
-        self._report()
-
-    def _report(self) -> None:
-        if self.callback is not None:
-            fraction = self.microbatches / self.per_pass if self.per_pass else 0.0
-            done = self.passes + min(fraction, 1.0)
-            self.callback(Progress(done, max(self.at_least, 1.15 * done), f"pass {int(done) + 1}"))
