@@ -52,7 +52,7 @@ class Monitor:
         metrics: Sequence[str],
         batches: Iterable[Any],
         *,
-        loss: LossSpec = "cross-entropy",
+        loss: LossSpec | None = None,
         every_n_steps: int = 100,
         num_probes: int = 8,
         seed: int = 0,

@@ -91,7 +91,7 @@ def measured(
     names: Iterable[str],
     model: nn.Module,
     batches: Iterable[Any],
-    loss: LossSpec,
+    loss: LossSpec | None,
     *,
     num_probes: int,
     seed: int,

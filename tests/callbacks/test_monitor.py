@@ -172,3 +172,28 @@ def test_the_trainers_history_holds_the_readings(tmp_path: Path) -> None:
     trainer.train()
     history = [row for row in trainer.state.log_history if "hessdiag/hessian.lambda_max" in row]
     assert [row["step"] for row in history] == [2, 4]
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers' own
+def test_a_language_model_is_followed_under_its_own_loss(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from hessdiag.callbacks import TrainerMonitor
+
+    shape = {"vocab_size": 40, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    model = seeded(lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)))
+    ids = labels(6, 8, num_classes=40)
+    batch = {"input_ids": ids, "labels": ids}
+    monitor = hessdiag.Monitor(["hessian.lambda_max", "loss"], [batch], every_n_steps=2)
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), max_steps=4, per_device_train_batch_size=3, report_to=[], use_cpu=True
+    )
+    rows = [{"input_ids": row, "labels": row} for row in ids]
+    trainer = transformers.Trainer(
+        model, arguments, train_dataset=rows, callbacks=[TrainerMonitor(monitor)]
+    )
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "hessdiag/loss" in row]
+    assert [row["step"] for row in history] == [2, 4]
+    own = model.eval()(**batch).loss.item()
+    assert history[-1]["hessdiag/loss"] == pytest.approx(own, rel=1e-4)
