@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib
 import os
+import resource
 import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -53,6 +55,7 @@ def _ending_properly(command: Callable[..., None]) -> Callable[..., None]:
             os.getcwd()
         except OSError as error:  # libraries end the process without it
             raise InputError("the working directory is gone", got=error.strerror) from error
+        _check_address_space()
         try:
             paths.check(given)
             command(**given)
@@ -65,6 +68,32 @@ def _ending_properly(command: Callable[..., None]) -> Callable[..., None]:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     return run
+
+
+def _check_address_space() -> None:
+    """See in a child whether torch fits where there is a limit: its libraries end the process.
+
+    OpenBLAS ends it with 1, which is a verdict of the gate.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return
+    if (child := os.fork()) == 0:
+        try:
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 1)
+            os.dup2(silence, 2)
+            for name in ("torch", "scipy.linalg", "scipy.special"):
+                importlib.import_module(name)
+            os._exit(0)
+        finally:
+            os._exit(2)
+    if os.waitpid(child, 0)[1]:
+        raise InputError(
+            "the address space does not hold torch",
+            got=f"a limit of {limit >> 20:,} MiB",
+            hint="raise it: ulimit -v unlimited",
+        )
 
 
 _OF_THE_SYSTEM = (

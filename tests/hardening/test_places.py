@@ -1,12 +1,16 @@
 """Places that cannot be read or written, or lead nowhere: refused in words, nothing left behind."""
 
 import os
+import resource
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import hessdiag
 from tests.cli.conftest import FAST, Run
 from tests.privileges import ordinary
 
@@ -128,3 +132,18 @@ def test_a_file_that_must_not_be_read(run: Run, here: Path, command: str):
     with ordinary():
         outcome = run(*INPUTS[command], path)
     assert (outcome.code, "Traceback" in outcome.err) == (2, False)
+
+
+@pytest.mark.parametrize("megabytes", [120, 400])
+def test_an_address_space_without_room_for_torch(here: Path, megabytes: int):
+    size = megabytes << 20
+    done = subprocess.run(
+        [sys.executable, "-m", "hessdiag", "gate", "spectrum.json", "--max", "loss=99"],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(Path(hessdiag.__file__).parents[1])},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size)),
+    )
+    told = f"error: the address space does not hold torch\n  got: a limit of {megabytes:,} MiB\n"
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith(told)
+    assert done.stderr.count(b"\n") == 3
