@@ -136,11 +136,14 @@ def choose(
     own = _FORM_COST * _worst(apart, shared, parts)
     gain = min(products, _FORM_COST) * _worst(shared, apart, parts) / own if own else 1.0
     gain = float(processes.agreed(gain))
-    told = f"on the pilot's {few} examples others have {gain:.2g} times its variance per gradient"
+    where = f"on the pilot's {few} examples"
     if gain < _CHANCE:
-        told = f"on the pilot's {few} examples, probes by example have more variance per gradient"
-        return Sampling(cheaper, told, gain), None
-    return Sampling(BY_EXAMPLE, f"{told}, and more on more", gain), signs
+        told = f"{where} probes by example have {1 / gain if gain else float('inf'):.2g} times"
+        return Sampling(cheaper, f"{told} the variance per gradient", gain), None
+    told = f"others have {gain:.2g} times" if gain > 1 else "within chance others have no less of"
+    return Sampling(BY_EXAMPLE, f"{where} {told} the variance per gradient, on more more", gain), (
+        signs
+    )
 
 
 def _worst(forms: Mapping[str, Array], others: Mapping[str, Array], parts: Sequence[str]) -> float:
