@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.tangent_kernel import kernel_matrix
 from hessdiag.errors import InputError, NotFinite
 from hessdiag.linalg.extreme_pair import ExtremePair, extreme_pair
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric_reading import Reading
 from hessdiag.seeds import stream
-from hessdiag.training.tracking import measured
+from hessdiag.spectra.further_metrics import Conditions
+from hessdiag.training.tracking import KERNEL, measured
 
 _ENDS = ("lambda_max", "lambda_min")
 
@@ -33,7 +35,8 @@ class Monitor:
                 print(step, name, reading.value, reading.error)
 
     λ max and λ min start from the eigenvectors found last, which leaves a few products to do; other
-    metrics take ``num_probes`` probes, the same each time. Nothing of the network changes.
+    metrics take ``num_probes`` probes, the same each time, and ``ntk.change`` counts from the first
+    measurement. Nothing of the network changes.
 
     Args:
         metrics: names, as ``gate`` and ``train --track`` take them.
@@ -70,6 +73,7 @@ class Monitor:
         self.num_products = 0  # spent on eigenvalues
         self._num_measured = 0
         self._vectors: dict[str, Tensor] = {}  # found last
+        self._kernel: Tensor | None = None  # found first
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, Reading]:
         """Measure if it is this step's turn; else nothing."""
@@ -78,13 +82,14 @@ class Monitor:
     def measure(self, model: nn.Module) -> dict[str, Reading]:
         """Measure now; a metric that is not finite is NaN, and training goes on."""
         found = {name: Reading(math.nan, None) for name in self.metrics}
-        tracked = [name for name in self.metrics if name.endswith(_ENDS)]
+        tracked = [name for name in self.metrics if _is_tracked(name)]
         others = [name for name in self.metrics if name not in tracked]
         self._num_measured += 1
         try:
-            found |= measured(
-                others, model, self.batches, self.loss, num_probes=self.num_probes, seed=self.seed
-            )
+            if KERNEL in others and self._kernel is None:
+                self._kernel = kernel_matrix(Decomposition(model, self.batches, self.loss))
+            how = Conditions(self.num_probes, self.seed, kernel=self._kernel)
+            found |= measured(others, model, self.batches, self.loss, how)
             for name in tracked:
                 found[name] = self._eigenvalue(name, model)
         except NotFinite:
@@ -112,3 +117,7 @@ class Monitor:
         self.num_products += pair.num_products
         self._vectors[name] = pair.vector
         return Reading(pair.value, pair.residual)
+
+
+def _is_tracked(name: str) -> bool:
+    return name.endswith(_ENDS) and metric_table.parse(name).source == "spectrum"

@@ -13,7 +13,7 @@ from hessdiag.comparisons.compare_result import Change, Difference, Overlap
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples, estimate_mean
 from hessdiag.metrics import metric_table
-from hessdiag.metrics.metric import Metric
+from hessdiag.metrics.metric import Metric, eigenvalue_confidence
 from hessdiag.metrics.metric_reading import Reading
 from hessdiag.metrics.norm_ratio import linearised_norm
 from hessdiag.spectra.spectrum_result import Part, Report
@@ -67,8 +67,17 @@ def listed(a: Report, b: Report, *, paired: bool) -> dict[str, Change[Reading]]:
 
 def _listed(metric: Metric, a: Reading, b: Reading, paired: bool) -> Change[Reading]:
     """Compare probe by probe where both kept them, else by their intervals; exact numbers alone."""
-    if not metric.is_sampled:
-        return Change.of(a, b, Difference(b.value - a.value, None, None))
+    value = b.value - a.value
+    if metric.end:  # by the intervals that hold the eigenvalues
+        (low, high), (below, above) = (
+            metric.interval(of, eigenvalue_confidence()) for of in (a, b)
+        )
+        ends = below - high, above - low
+        known = all(map(math.isfinite, ends))
+        error = max(value - ends[0], ends[1] - value) if known else None
+        return Change.of(a, b, Difference(value, error, ends if known else None))
+    if not (a.is_sampled or b.is_sampled):
+        return Change.of(a, b, Difference(value, None, None))
     if paired and metric.linearised and a.samples and b.samples:
         pairs = {part: common(a.samples[part], b.samples[part]) for part in metric.parts}
         first, second = (

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from hessdiag.comparisons.compare_result import Change, Comparison, Side
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
+from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric_reading import Reading
-from hessdiag.metrics.metric_table import meaning
 from hessdiag.results import subject
 from hessdiag.show.document import (
     SYMBOLS,
@@ -83,7 +83,7 @@ def _differences(found: Comparison) -> Table:
             rows += [_row(nth(label, place), change) for place, change in enumerate(changes)]
     if found.metrics:
         rows.append(Row(["Across the parts"], "heading"))
-        rows += [_row(meaning(name), change) for name, change in found.metrics.items()]
+        rows += [_row(metric_table.label(name), change) for name, change in found.metrics.items()]
     pairing = "the same probes" if found.paired else "independent probes"
     counts = sorted({side.settings.num_probes for side in (found.first, found.second)})
     caption = (

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from hessdiag.linalg.operator import Operator
 from hessdiag.linalg.space import FlatSpace, normal
 from hessdiag.linalg.vectors import Layout, all_finite
 from hessdiag.losses.loss_spec import LossSpec
-from hessdiag.losses.output_loss import Targets
+from hessdiag.losses.output_loss import OutputLoss, Targets
 from hessdiag.parts import PARTS
 from hessdiag.seeds import stream
 
@@ -175,6 +175,14 @@ class Decomposition:
         moved.kept, moved._gradient, moved._twin = Kept(), None, None
         moved.truth = self.truth or Truth(reason="they are those away from θ")
         return moved
+
+    def on(self, batches: Iterable[Any] | None = None, loss: OutputLoss | None = None) -> Self:
+        """Make the decomposition of the same network on other data, or with another loss."""
+        other = copy.copy(self)
+        other.risk = self.risk.on(batches, loss)
+        other.kept, other._gradient, other._twin = Kept(), None, None
+        other.truth = self.truth or Truth(reason="they are those of other data or another loss")
+        return other
 
     def in_type(self, dtype: torch.dtype) -> Decomposition:
         """Give the same decomposition computed in another floating type."""

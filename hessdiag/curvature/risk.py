@@ -30,7 +30,7 @@ from hessdiag.linalg.space import FLAT
 from hessdiag.linalg.vectors import Layout
 from hessdiag.losses.any_loss import AnyLoss
 from hessdiag.losses.loss_spec import LossSpec
-from hessdiag.losses.output_loss import AtOutput, Targets
+from hessdiag.losses.output_loss import AtOutput, OutputLoss, Targets
 from hessdiag.metadata import Circumstances
 
 if TYPE_CHECKING:
@@ -139,6 +139,14 @@ class EmpiricalRisk:
         moved.network = self.network.displaced(steps)
         moved._twin = None
         return moved
+
+    def on(self, batches: Iterable[Any] | None, loss: OutputLoss | None) -> EmpiricalRisk:
+        """Make the risk of the same network on other data, with another loss, or both."""
+        other = copy.copy(self)
+        other.batches = self.batches if batches is None else batches
+        other.loss = self.loss if loss is None else loss
+        other._twin, other._is_own = None, self._is_own and loss is None
+        return other
 
     def in_type(self, dtype: torch.dtype) -> EmpiricalRisk:
         """Give the same risk computed in another floating type; the last one is kept."""

@@ -13,7 +13,6 @@ from torch import nn
 from hessdiag import results
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.kernels import undisturbed
-from hessdiag.curvature.sharpness import sharpness
 from hessdiag.errors import InputError
 from hessdiag.gates import readings
 from hessdiag.gates.gate_result import GateCost, GateReport, GateSettings
@@ -29,10 +28,14 @@ from hessdiag.metrics.metric_reading import Reading
 from hessdiag.progress import Watch
 from hessdiag.results import Result
 from hessdiag.sparsities.sparsity_run import sparsity
+from hessdiag.spectra.further_metrics import Conditions, measure
 from hessdiag.spectra.spectrum_run import spectrum
 
 BASELINE_PROBES = 256
 """Probes where no limits are set: a baseline has to be worth comparing with."""
+
+_UNBOUNDED = ("perturbation", "fisher")
+"""Sources whose estimates have no interval that is certain."""
 
 Limits = Sequence[Limit] | Mapping[str, Any]
 Stored = Result | Mapping[str, Any] | str
@@ -59,7 +62,8 @@ def gate(
     few its probes, the repeated looks included; see
     :class:`hessdiag.gates.sequential.SequentialTest`. The eigenvalues of a part lie in their
     intervals but for a chance of 1e-6, which counts; Lanczos goes on until it decides their limits,
-    or rounding is all that is left. Loss, accuracy and sparsity are exact on the data.
+    or rounding is all that is left. Loss, accuracy, sparsity and sharpness are exact on the data.
+    What a spectrum holds where it is asked for meets ``max_probes`` probes, at most 256, at once.
 
     Cost: that of :func:`hessdiag.spectrum` for the parts, eigenvalues and probes needed.
 
@@ -100,30 +104,41 @@ def gate(
     }
     known: dict[str, Reading | Missing] = {}
     for name, metric in wanted.items():
-        if metric.source in ("perturbation", "ntk"):
+        if metric.source in _UNBOUNDED:
             known[name] = Missing("the gate does not measure it; give it a report")
-        elif metric.layer is not None and metric.layer not in decomposition.layout.slices:
+        elif (
+            metric.source == "spectrum"
+            and metric.layer is not None
+            and metric.layer not in decomposition.layout.slices
+        ):
             known[name] = Missing("there is no such parameter")
     sparse = {name: metric for name, metric in wanted.items() if metric.source == "sparsity"}
     if sparse:
         total = sparsity(model, batches, **network).total
         known |= {name: metric.read(total) for name, metric in sparse.items()}
-    if sharp := {name: m for name, m in wanted.items() if m.source == "sharpness"}:
-        found = sharpness(decomposition)
-        known |= {name: metric.read(found) for name, metric in sharp.items()}
+    further = {
+        name: metric
+        for name, metric in wanted.items()
+        if name not in known and metric.source != "spectrum"
+    }
+    conditions = Conditions(min(BASELINE_PROBES, max_probes), seed)
+    known |= measure(further, decomposition, conditions)
     spectral = {name: metric for name, metric in wanted.items() if name not in known}
     sampled = {name: metric for name, metric in spectral.items() if metric.is_sampled}
     others = {name: metric for name, metric in spectral.items() if not metric.is_sampled}
 
     levels = Levels.of(chosen, 1 - confidence)
+    sequential = [
+        (limit, base)
+        for limit in chosen
+        if limit.metric in sampled
+        if not isinstance(base := bases.get(limit), Missing)
+    ]
+    at_once = sum(limit.metric in further and limit.parsed.is_sampled for limit in chosen)
+    num_sampled = max(len(sequential) + at_once, 1)
     test = SequentialTest(
-        [
-            (limit, base)
-            for limit in chosen
-            if limit.metric in sampled
-            if not isinstance(base := bases.get(limit), Missing)
-        ],
-        confidence=1 - levels.sampled,
+        sequential,
+        confidence=1 - levels.sampled * max(len(sequential), 1) / num_sampled,
         max_probes=max_probes,
         is_late=None
         if max_seconds is None  # all processes stop together
@@ -148,7 +163,9 @@ def gate(
     return GateReport.judged(
         (
             test.findings.get(limit)
-            or _finding(limit, known[limit.metric], bases.get(limit), levels.of_one(limit))
+            or _finding(
+                limit, known[limit.metric], bases.get(limit), levels.of_one(limit, num_sampled)
+            )
             for limit in chosen
         ),
         GateSettings(confidence, max_probes, max_seconds, seed),
@@ -244,7 +261,7 @@ def _decided(
             limit, metric.read(_Ends({part: found})), bases.get(limit), levels.of_one(limit)
         ).verdict
         for limit in limits
-        if (metric := limit.parsed).end and metric.parts == (part,)
+        if (metric := limit.parsed).end and metric.source == "spectrum" and metric.parts == (part,)
     }
 
 

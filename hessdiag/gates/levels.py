@@ -26,7 +26,7 @@ class Levels:
     def of(cls, limits: Iterable[Limit], alpha: float) -> Levels:
         """Give each run of Lanczos that a verdict rests on, of a part now or then, its share."""
         runs = {
-            (part, then)
+            (limit.parsed.source, part, then)
             for limit in limits
             for part in limit.parsed.parts
             if limit.parsed.end

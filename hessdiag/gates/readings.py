@@ -35,9 +35,10 @@ def read(result: Result, name: str) -> Reading | Missing:
 
 def _find(result: Result, metric: Metric) -> Reading | Missing:
     if isinstance(result, Report):
-        if metric.source != "spectrum":
-            return Missing("a report of a spectrum holds no such metric")
-        return metric.read(result)
+        if metric.source == "spectrum":
+            return metric.read(result)
+        lacking = Missing("this report of a spectrum holds no such metric")
+        return result.metrics.get(metric.name, lacking)
     if isinstance(result, Sparsity):
         if metric.source != "sparsity":
             return Missing("a report of sparsity holds no such metric")

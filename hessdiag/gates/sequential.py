@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from hessdiag.gates.limits import Limit
 from hessdiag.gates.verdicts import INCONCLUSIVE, Finding, judge
-from hessdiag.linalg.trace import Estimate, Samples, TraceSamples
+from hessdiag.linalg.trace import TraceSamples
+from hessdiag.metrics.look import Look, Sampled
 from hessdiag.metrics.metric import Missing
 from hessdiag.metrics.metric_reading import Reading
 
 FIRST_LOOK = 32
 """Probes before the first look, at least; see :func:`first_look`."""
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """A part of which nothing is known but samples, as metrics read it."""
-
-    samples: Samples
-
-    @functools.cached_property
-    def trace(self) -> Estimate:
-        """Estimate tr A."""
-        return self.samples.trace()
-
-    @functools.cached_property
-    def frobenius_norm(self) -> Estimate:
-        """Estimate ‖A‖_F."""
-        return self.samples.frobenius_norm()
-
-    @functools.cached_property
-    def layers(self) -> dict[str, Estimate]:
-        """Estimate the layers' traces."""
-        return {name: layer.trace() for name, layer in (self.samples.layers or {}).items()}
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is known of the parts at one look."""
-
-    parts: Mapping[str, Sampled]
 
 
 class SequentialTest:

@@ -31,12 +31,13 @@ class Metric:
     Attributes:
         name: as the table of metrics spells it; aliases share one.
         take: reads it from a result of its source.
-        source: "spectrum", "sparsity", "perturbation", "sharpness" or "ntk", whose result holds it.
+        source: whose result holds it: "spectrum", "sparsity", "perturbation", "sharpness", "ntk",
+            "kernel", "classes", "preconditioned" or "fisher".
         parts: of the spectrum that it is made of.
         top_k: eigenvalues needed at each end.
         end: of the spectrum that an eigenvalue is counted from, 1 for the top, −1 for the bottom; 0
             where it is none.
-        layer: parameter whose rows are meant; None for the whole part.
+        layer: parameter, or class, whose samples are meant; None for the whole part.
         bound: of what probes estimate: the interval that fails to hold it with probability α at
             most, from samples and α; None for the rest.
         linearised: of the same: numbers whose mean is the estimate, one a probe, to first order;

@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from hessdiag.errors import unknown
+from hessdiag.errors import InputError, unknown
 from hessdiag.metrics.metric import Interval, Metric, Missing
 from hessdiag.parts import PARTS
 
@@ -28,8 +28,8 @@ class Row:
     """A metric, or all metrics of one form.
 
     Attributes:
-        form: its name, where ``<part>``, ``<i>`` and ``<parameter>`` stand for a part of the
-            decomposition, a place from 0 and a parameter's name.
+        form: its name, where ``<part>``, ``<i>``, ``<class>`` and ``<parameter>`` stand for a part
+            of the decomposition, a place from 0, a label and a parameter's name.
         meaning: in a few words, as help shows it.
         make: makes the metric of what stands for these, in order.
         common: whether every spectrum holds it, so that it is measured where none is named.
@@ -43,25 +43,38 @@ class Row:
     def match(self, name: str) -> re.Match[str] | None:
         """Tell whether ``name`` is of this form, and what its marks stand for."""
         pattern = re.escape(self.form)
-        marks = {"<part>": "|".join(PARTS), "<i>": r"\d{1,4}", "<parameter>": ".+"}
+        marks = {
+            "<part>": "|".join(PARTS),
+            "<i>": r"\d{1,4}",
+            "<class>": r"\d+",
+            "<parameter>": ".+",
+        }
         for mark, choices in marks.items():
             pattern = pattern.replace(mark, f"({choices})")
         return re.fullmatch(pattern, name)
 
     @property
+    def source(self) -> str:
+        """That of its metrics."""
+        marks = re.findall(r"<\w+>", self.form)
+        return self.make(*("gn" if mark == "<part>" else "0" for mark in marks)).source
+
+    @property
     def names(self) -> list[str]:
         """Its names; the form itself where places or parameters are to be chosen."""
-        if "<i>" in self.form or "<parameter>" in self.form:
+        if any(mark in self.form for mark in ("<i>", "<class>", "<parameter>")):
             return [self.form]
         return list(dict.fromkeys(self.form.replace("<part>", part) for part in PARTS))
 
 
-def _trace(part: str, layer: str | None = None) -> Metric:
+def _trace(
+    part: str, layer: str | None = None, *, lacking: str = "there is no such parameter"
+) -> Metric:
     def take(result: Any) -> Estimate | Missing:
         if layer is None:
             return result.parts[part].trace
         layers: dict[str, Estimate] = result.parts[part].layers or {}
-        return layers.get(layer) or Missing("there is no such parameter")
+        return layers.get(layer) or Missing(lacking)
 
     def linearised(samples: Chosen) -> Array:
         import numpy as np
@@ -104,6 +117,16 @@ def _eigenvalue(end: str, part: str, place: str = "0") -> Metric:
 
     side = 1 if end == "top" else -1
     return Metric(f"{part}.{end}.{index}", take, parts=(part,), top_k=index + 1, end=side)
+
+
+def _elsewhere(name: str, source: str, metric: Metric) -> Metric:
+    """Read what another source holds in the manner of a spectrum."""
+    return replace(metric, name=name, source=source)
+
+
+def _class_trace(part: str, label: str) -> Metric:
+    trace = _trace(part, label, lacking=f"no example is of class {label}")
+    return _elsewhere(f"{part}.classes.{label}.trace", "classes", trace)
 
 
 def _nme_to_gn() -> Metric:
@@ -216,14 +239,43 @@ TABLE = (
         ),
     ),
     Row(
+        "preconditioned.lambda_max",
+        "largest eigenvalue of P^(-1/2) H P^(-1/2), P = √v̂ + ε of Adam",
+        lambda: _elsewhere(
+            "preconditioned.lambda_max", "preconditioned", _eigenvalue("top", "hessian")
+        ),
+    ),
+    Row("<part>.classes.<class>.trace", "trace over the examples of a class", _class_trace),
+    Row(
+        "fisher.trace",
+        "tr F by labels drawn from the network: tr G",
+        functools.partial(_number, "fisher.trace", "trace", source="fisher"),
+    ),
+    Row(
+        "fisher.nme_trace",
+        "tr N of such labels: 0 in the mean",
+        functools.partial(_number, "fisher.nme_trace", "nme_trace", source="fisher"),
+    ),
+    Row(
         "ntk.trace",
         "tr JJᵀ/N, of the empirical neural tangent kernel",
-        functools.partial(_number, "ntk.trace", "trace", source="ntk"),
+        lambda: _elsewhere("ntk.trace", "ntk", _trace("gn")),
     ),
     Row(
         "ntk.lambda_max",
         "its largest eigenvalue",
-        functools.partial(_number, "ntk.lambda_max", "lambda_max", source="ntk"),
+        lambda: _elsewhere("ntk.lambda_max", "ntk", _eigenvalue("top", "gn")),
+    ),
+    Row(
+        "ntk.change",
+        "1 − cos(Θ̂, Θ̂₀) of that kernel and the one at the start of a run",
+        functools.partial(
+            _number,
+            "ntk.change",
+            "change",
+            source="kernel",
+            lacking="it is tracked along a run, from its start",
+        ),
     ),
 )
 """All metrics; a name means the first row that it fits."""
@@ -240,10 +292,20 @@ LISTED = tuple(name for name in NAMES if name.rpartition(".")[2] not in OWN)
 FORMS = ", ".join(row.form for row in TABLE)
 """All metrics, as help lists them."""
 
+_BY_OTHERS = {
+    "spectrum": "what a spectrum holds by itself, or by options of its own",
+    "sparsity": "what hessdiag sparsity measures",
+    "kernel": "what is tracked along a run",
+}
+"""Why the metrics of a source are not to be added to a spectrum."""
 
-def meaning(name: str) -> str:
-    """Say what a metric of the table is, as its row does."""
-    return next(row.meaning for row in TABLE if row.match(name))
+FURTHER = ", ".join(row.form for row in TABLE if row.source not in _BY_OTHERS)
+"""Metrics that a spectrum holds where they are asked for, as help lists them."""
+
+
+def label(name: str) -> str:
+    """Call a metric as a list of readings does: what every spectrum holds by what it is."""
+    return next(row.meaning for row in TABLE if row.match(name)) if name in LISTED else name
 
 
 @functools.cache
@@ -268,9 +330,25 @@ def parse(name: str, *, what: str = "metric") -> Metric:
 
 
 def readings(result: Any) -> dict[str, Reading]:
-    """Read those metrics of a spectrum that are listed, by their names."""
+    """Read a spectrum's metrics that are listed, by their names, and what was added to it."""
     found = {name: parse(name).read(result) for name in LISTED}
-    return {name: reading for name, reading in found.items() if not isinstance(reading, Missing)}
+    known = {name: reading for name, reading in found.items() if not isinstance(reading, Missing)}
+    return known | result.metrics
+
+
+def further(names: Iterable[str]) -> dict[str, Metric]:
+    """Find the metrics that a spectrum holds where they are asked for, by name.
+
+    ``*`` in the place of a class stands for all of them.
+
+    Raises:
+        InputError: there is none of that name, or none that a spectrum can be asked for.
+    """
+    found = {name: parse(name.replace(".classes.*.", ".classes.0.")) for name in names}
+    for name, metric in found.items():
+        if (reason := _BY_OTHERS.get(metric.source)) is not None:
+            raise InputError(f"{name} is not to be asked for", got=reason, wanted=FURTHER)
+    return found
 
 
 _END = {

@@ -125,7 +125,7 @@ def _listed(readings: Mapping[str, Reading]) -> Table:
     rows = [
         Row(
             [
-                metric_table.meaning(name),
+                metric_table.label(name),
                 Quantity(reading.value, reading.error or None),
                 Interval(reading.ci95) if reading.is_sampled else "",
             ]

@@ -18,6 +18,7 @@ from hessdiag.linalg.density import Density
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples
 from hessdiag.metadata import Provenance
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.parts import PARTS
 from hessdiag.results import Measured
 from hessdiag.spectra.spectrum_settings import Chosen
@@ -218,6 +219,7 @@ class Report(Measured, frozen=True, kw_only=True, tag="hessdiag.spectrum/1"):
         sampling: how traces were sampled on to their target, or None where they were not.
         gradient: its norm and the curvature along it.
         checks: of the products.
+        metrics: what else was asked for, by name.
         cost: time, passes, products, memory.
         notes: what qualifies the numbers, and the reason for every None.
     """
@@ -229,6 +231,7 @@ class Report(Measured, frozen=True, kw_only=True, tag="hessdiag.spectrum/1"):
     sampling: Sampling | None = None
     gradient: Gradient
     checks: Checks
+    metrics: dict[str, Reading] = msgspec.field(default_factory=dict[str, Reading])
     cost: Cost
     notes: tuple[str, ...] = ()
 

@@ -22,10 +22,14 @@ from hessdiag.linalg.driver import Algorithm, drive
 from hessdiag.linalg.lanczos import LanczosResult, gaussian_rows, lanczos
 from hessdiag.linalg.trace import TraceSamples, estimate_mean, hutchinson
 from hessdiag.losses.loss_spec import LossSpec
+from hessdiag.metrics import metric_table
+from hessdiag.metrics.metric import Missing
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.progress import Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin
 from hessdiag.seeds import stream
 from hessdiag.settings import settled
+from hessdiag.spectra.further_metrics import Conditions, measure
 from hessdiag.spectra.pass_ticker import Ticker
 from hessdiag.spectra.spectrum_plan import Plan, check_memory, make_plan
 from hessdiag.spectra.spectrum_result import (
@@ -183,6 +187,9 @@ def spectrum(
         passes["finite_radius"] = 2 * asked.num_probes
         passes["total"] += passes["finite_radius"]
     gradient = decomposition.gradient()
+    further = measure(
+        metric_table.further(asked.metrics), decomposition, Conditions(asked.num_probes, asked.seed)
+    )
     asymmetries = [found.asymmetry for found in samples.values() if found.asymmetry is not None]
     chosen = Chosen(**vars(plan.settings), **vars(decomposition.risk.circumstances))
     report = Report(
@@ -205,13 +212,17 @@ def spectrum(
             max(asymmetries, default=None),
             decomposition.truth,
         ),
+        metrics={name: of for name, of in further.items() if isinstance(of, Reading)},
         cost=Cost(
             seconds=time.perf_counter() - began,
             passes=passes,
             products=products,
             peak_memory_bytes=peak_bytes(decomposition.risk.device),
         ),
-        notes=decomposition.notes,
+        notes=(
+            *decomposition.notes,
+            *(f"{name}: {of.reason}" for name, of in further.items() if isinstance(of, Missing)),
+        ),
     )
     return qualified(report)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from hessdiag.errors import InputError, unknown
 from hessdiag.metadata import Circumstances
+from hessdiag.metrics import metric_table
 from hessdiag.parts import PARTS, PartsOption
 from hessdiag.settings import option
 from hessdiag.subject_options import SeedOption
@@ -37,6 +38,7 @@ class EstimatorSettings(SeedOption, PartsOption):
         refine: whether to multiply the eigenvectors found once more, in float64, which rids values
             and intervals of float32's rounding at the cost of these products.
         max_passes: passes over the data that Lanczos may take.
+        metrics: names of what else to measure, of :data:`hessdiag.metrics.metric_table.FURTHER`.
         seed: of all randomness.
     """
 
@@ -66,10 +68,20 @@ class EstimatorSettings(SeedOption, PartsOption):
     ] = None
     refine: Annotated[bool, option("Multiply eigenvectors once more in float64.")] = True
     max_passes: Annotated[int, option("Passes Lanczos may take.", ge=1)] = 100
+    metrics: Annotated[
+        tuple[str, ...],
+        option(
+            f"What else to measure; may be repeated. Any of {metric_table.FURTHER}; * in the place "
+            "of a class for all of them.",
+            flag="--metric",
+            metavar="NAME",
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.signs(PARTS[0])
+        metric_table.further(self.metrics)
 
     def signs(self, part: str) -> tuple[int, ...]:
         """List the ends of a part that are wanted, 1 for the largest eigenvalues.

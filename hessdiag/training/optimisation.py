@@ -79,6 +79,29 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         ) from error
 
 
+def adaptive_scale(optimizer: torch.optim.Optimizer, model: nn.Module) -> Tensor | None:
+    """Compute √v̂ + ε of the next step of an optimizer such as Adam, by the weights that it trains.
+
+    With AMSGrad v̂ is the largest so far.
+
+    Returns:
+        Flat ``(n,)``, in the model's order and in float64; None of other optimizers, and before
+        their first step.
+    """
+    scales: list[Tensor] = []
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        memory, group = optimizer.state[parameter], groups[id(parameter)]
+        moment = memory.get("max_exp_avg_sq", memory.get("exp_avg_sq"))
+        if moment is None or "betas" not in group:
+            return None
+        correction = 1 - group["betas"][1] ** float(memory["step"])
+        scales.append((moment.double() / correction).sqrt().flatten() + group["eps"])
+    return torch.cat(scales)
+
+
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """Compute the learning rate of a step, η(t); so resuming needs no state of a scheduler.
 

@@ -86,6 +86,11 @@ def _restore(run: Run, payload: dict[str, Any]) -> None:
         run.totals = totals.to(run.device)
     run.num_skipped = int(payload["num_skipped"])
     run.logged = [{name: row[name] + 0 for name in LOGGED} for row in payload["logged"]]
+    kernel = payload.get("kernel")
+    if run.tracker is not None and isinstance(kernel, Tensor):
+        if kernel.ndim != 2 or not kernel.is_floating_point() or kernel.shape[0] != kernel.shape[1]:
+            raise ValueError("the kernel that changes are counted from")
+        run.tracker.kernel = kernel
     num_seen, seconds = payload["speed"]
     run.num_seen, run.seconds = int(num_seen), float(seconds)
     for _ in range(-(-step // run.per_epoch)):  # the order of the epochs begun

@@ -17,6 +17,7 @@ from hessdiag.errors import InputError
 from hessdiag.linalg import processes
 from hessdiag.linalg.vectors import all_finite
 from hessdiag.metadata import DataSpec, Metadata, ModelSpec
+from hessdiag.metrics.metric_reading import Reading
 from hessdiag.nets import checkpoints, models, pretrained
 from hessdiag.seeds import stream
 from hessdiag.training import folder, state
@@ -24,7 +25,12 @@ from hessdiag.training.feeds import Batch, Data, Feed, hold_out, make_feed, shuf
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch, Standing
 from hessdiag.training.objective import Objective
-from hessdiag.training.optimisation import initialise, learning_rate, make_optimizer
+from hessdiag.training.optimisation import (
+    adaptive_scale,
+    initialise,
+    learning_rate,
+    make_optimizer,
+)
 from hessdiag.training.task import Step, Streams, Task
 from hessdiag.training.tracking import make_tracker
 
@@ -101,6 +107,8 @@ class Run:
         recipe = self.config.recipe
         if recipe.init is not None:
             pretrained.start_from(pretrained.locate(recipe.init, recipe.model), self.model)
+        if self.tracker is not None:
+            self.tracker.begin(self.model)
         if processes.is_first():
             folder.prepare(self.out, self.config)
 
@@ -187,7 +195,7 @@ class Run:
             validation_accuracy=self._accuracy(self.feed, self.held_out),
             test_accuracy=self._accuracy(self.test, everything) if self.test else None,
             num_skipped=self.num_skipped,
-            curvature=self.tracker.measure(self.model) if self.tracker and due else {},
+            curvature=self._tracked() if due else {},
         )
         best = max((e.score for e in self.epochs if e.score is not None), default=None)
         self.epochs.append(epoch)
@@ -225,6 +233,7 @@ class Run:
                 "num_skipped": self.num_skipped,
                 "epochs": [epoch.to_row() for epoch in self.epochs],
                 "logged": self.logged,
+                "kernel": None if self.tracker is None else self.tracker.kernel,
                 "speed": (self.num_seen, self.seconds),
                 "threads": torch.get_num_threads(),
                 "processes": processes.count(),
@@ -271,6 +280,11 @@ class Run:
                 got=f"{what} not finite in step {bad + 1} of {self.num_steps}",
                 hint=hint,
             )
+
+    def _tracked(self) -> dict[str, Reading]:
+        if self.tracker is None:
+            return {}
+        return self.tracker.measure(self.model, adaptive_scale(self.optimizer, self.model))
 
     @torch.no_grad()
     def _accuracy(self, feed: Feed, chosen: Tensor) -> float | None:

@@ -13,42 +13,25 @@ from torch import Tensor, nn
 
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import fitting_microbatch
-from hessdiag.curvature.perturbation import perturbation_gap
-from hessdiag.curvature.sharpness import Sharpness, sharpness
+from hessdiag.curvature.tangent_kernel import kernel_matrix
 from hessdiag.errors import InputError, NotFinite
-from hessdiag.linalg.trace import Estimate
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.metrics import metric_table
-from hessdiag.metrics.metric import Metric, Missing
+from hessdiag.metrics.metric import Missing
 from hessdiag.metrics.metric_reading import Reading
 from hessdiag.seeds import stream
-from hessdiag.sparsities.preactivations import Shares
 from hessdiag.sparsities.sparsity_run import sparsity
-from hessdiag.spectra.spectrum_result import Report
+from hessdiag.spectra.further_metrics import Conditions, measure
 from hessdiag.spectra.spectrum_run import spectrum
-from hessdiag.spectra.tangent_kernel import tangent_kernel
 from hessdiag.training.feeds import Data, examples
 from hessdiag.training.folder import Config
 
 SAMPLES = 256  # examples of the fixed sample
 PROBES = 16
-_SIGMA2 = 1e-4  # of perturbations where the regulariser has none
+KERNEL = "ntk.change"
 
 
-@dataclass(frozen=True)
-class Perturbed:
-    """What random perturbations of the weights cost.
-
-    Attributes:
-        gap: E L(θ + ε) − L(θ).
-        trace: 2/σ² of it.
-    """
-
-    gap: Estimate
-    trace: Estimate
-
-
-@dataclass(frozen=True)
+@dataclass
 class Tracker:
     """What to measure, and on what.
 
@@ -59,6 +42,7 @@ class Tracker:
         loss: name of the loss.
         sigma2: σ² of the perturbations; 0 for 10⁻⁴.
         seed: of the probes.
+        kernel: the tangent kernel at the start of the run; None before it, and where not needed.
     """
 
     names: tuple[str, ...]
@@ -67,24 +51,32 @@ class Tracker:
     loss: str
     sigma2: float
     seed: int
+    kernel: Tensor | None = None
 
-    def measure(self, model: nn.Module) -> dict[str, Reading]:
+    def measure(self, model: nn.Module, scale: Tensor | None = None) -> dict[str, Reading]:
         """Measure at the model's weights as they are, in evaluation mode; nothing of it changes.
 
         What is not finite there is NaN: a run goes on, whatever its curvature.
+
+        Args:
+            model: at its weights.
+            scale: √v̂ + ε of an optimizer such as Adam, flat; None where it has none.
         """
         found = {name: Reading(math.nan, None) for name in self.names}
         with suppress(NotFinite):
             few = Decomposition(model, [(self.x[:2], self.y[:2])], self.loss)
             size = fitting_microbatch(few.risk, len(self.x))
             batches = list(zip(self.x.split(size), self.y.split(size), strict=True))
-            options: dict[str, Any] = {
-                "num_probes": PROBES,
-                "seed": self.seed,
-                "sigma2": self.sigma2,
-            }
-            found |= measured(self.names, model, batches, self.loss, **options)
+            how = Conditions(PROBES, self.seed, self.sigma2, scale, self.kernel)
+            found |= measured(self.names, model, batches, self.loss, how)
         return found
+
+    def begin(self, model: nn.Module) -> None:
+        """Keep what changes are counted from, at the model's weights as they are."""
+        if KERNEL not in self.names:
+            return
+        with suppress(NotFinite):
+            self.kernel = kernel_matrix(Decomposition(model, [(self.x, self.y)], self.loss))
 
 
 def measured(
@@ -92,49 +84,31 @@ def measured(
     model: nn.Module,
     batches: Iterable[Any],
     loss: LossSpec | None,
-    *,
-    num_probes: int,
-    seed: int,
-    sigma2: float = 0.0,
+    conditions: Conditions,
 ) -> dict[str, Reading]:
     """Measure metrics of any source, each source once; those that it lacks are left out.
 
     Raises:
         NotFinite: a loss, a gradient or a product.
     """
-    probes: dict[str, Any] = {"seed": seed, "num_probes": num_probes}
-
-    def of_spectrum(metrics: list[Metric]) -> Report:
-        return spectrum(model, batches, loss=loss, **probes, **metric_table.settings(metrics))
-
-    def of_sparsity(_: list[Metric]) -> Shares:
-        return sparsity(model, batches, loss=loss).total
-
-    def of_perturbation(_: list[Metric]) -> Perturbed:
-        variance = sigma2 or _SIGMA2
-        risk = Decomposition(model, batches, loss).risk
-        gap = perturbation_gap(risk, variance, num_pairs=num_probes, seed=seed)
-        return Perturbed(gap, gap.times(2 / variance))
-
-    def of_sharpness(_: list[Metric]) -> Sharpness:
-        return sharpness(Decomposition(model, batches, loss))
-
-    sources = {
-        "spectrum": of_spectrum,
-        "sparsity": of_sparsity,
-        "perturbation": of_perturbation,
-        "sharpness": of_sharpness,
-        "ntk": lambda _: tangent_kernel(model, batches, **probes),
-    }
     wanted = {name: metric_table.parse(name) for name in names}
-    found: dict[str, Reading] = {}
-    for source, measure in sources.items():
-        group = {name: metric for name, metric in wanted.items() if metric.source == source}
-        if group:
-            result = measure(list(group.values()))
-            readings = {name: metric.read(result) for name, metric in group.items()}
-            found |= {n: r for n, r in readings.items() if not isinstance(r, Missing)}
-    return found
+    found: dict[str, Reading | Missing] = {}
+    if spectral := {name: of for name, of in wanted.items() if of.source == "spectrum"}:
+        report = spectrum(
+            model,
+            batches,
+            loss=loss,
+            num_probes=conditions.num_probes,
+            seed=conditions.seed,
+            **metric_table.settings(spectral.values()),
+        )
+        found |= {name: of.read(report) for name, of in spectral.items()}
+    if sparse := {name: of for name, of in wanted.items() if of.source == "sparsity"}:
+        total = sparsity(model, batches, loss=loss).total
+        found |= {name: of.read(total) for name, of in sparse.items()}
+    if further := {name: of for name, of in wanted.items() if name not in found}:
+        found |= measure(further, Decomposition(model, batches, loss), conditions)
+    return {name: of for name, of in found.items() if isinstance(of, Reading)}
 
 
 def make_tracker(

@@ -65,6 +65,14 @@ def test_eigenvalues_cost_a_few_products_once_they_are_known() -> None:
     assert abs(reading.value - float(exact(model)[-1])) <= (reading.error or 0.0) + 1e-12
 
 
+def test_the_kernels_change_is_counted_from_the_first_measurement() -> None:
+    model, monitor = network(), hessdiag.Monitor(["ntk.change", "ntk.lambda_max"], BATCHES)
+    assert monitor.measure(model)["ntk.change"].value == pytest.approx(0, abs=1e-12)
+    found = monitor.measure(moved(model, 0.2))
+    assert 0 < found["ntk.change"].value < 1
+    assert found["ntk.lambda_max"].value > 0
+
+
 def test_it_measures_when_it_is_due() -> None:
     monitor = hessdiag.Monitor(["loss"], BATCHES, every_n_steps=3)
     due = [step for step in range(1, 10) if monitor(network(), step)]

@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from hessdiag import Decomposition, InputError
-from hessdiag.curvature.scaled_curvature import class_traces, preconditioned_lambda_max
+from hessdiag.curvature.scaled_curvature import (
+    adam_scale,
+    class_traces,
+    preconditioned_lambda_max,
+)
 from hessdiag.linalg.trace import Probes
 from tests.cases import BY_NAME, normal
 from tests.oracles import dense, truth_of
@@ -38,3 +42,22 @@ def test_traces_of_classes_add_up_to_the_trace():
     assert total == pytest.approx(float(whole), rel=1e-10)
     with pytest.raises(InputError, match="labels"):
         class_traces(model, [(x, y.double())], loss=loss)
+
+
+def test_the_scale_of_adam_is_the_root_mean_square_of_the_examples_gradients():
+    model, batches, loss = BY_NAME["mlp-gelu"]
+    x, y = (torch.cat(both) for both in zip(*batches, strict=True))
+    moments = [
+        dense(model, [(x[n : n + 1], y[n : n + 1])], loss).gradient ** 2 for n in range(len(y))
+    ]
+    wanted = torch.stack(moments).mean(0).sqrt() + 1e-8
+    assert adam_scale(Decomposition(model, batches, loss)) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_examples_that_meet_in_batch_norm_cannot_be_told_apart():
+    model, batches, loss = BY_NAME["mlp-gelu"]
+    by_batch = Decomposition(model, batches, loss, bn="batch")
+    with pytest.raises(InputError, match="told apart"):
+        adam_scale(by_batch)
+    with pytest.raises(InputError, match="told apart"):
+        class_traces(model, batches, loss=loss, bn="batch")

@@ -10,9 +10,10 @@ from torch import nn
 import hessdiag
 from hessdiag.gates.levels import Levels
 from hessdiag.gates.limits import Limit
-from hessdiag.gates.sequential import FIRST_LOOK, Look, Sampled, SequentialTest
+from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest
 from hessdiag.gates.verdicts import INCONCLUSIVE, judge
 from hessdiag.linalg.trace import TraceSamples
+from hessdiag.metrics.look import Look, Sampled
 from hessdiag.metrics.metric import eigenvalue_confidence
 from hessdiag.metrics.metric_reading import Reading
 from tests.linalg.matrices import symmetric

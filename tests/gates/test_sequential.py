@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from hessdiag.gates.limits import Limit
-from hessdiag.gates.sequential import FIRST_LOOK, Look, Sampled, SequentialTest, first_look
+from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest, first_look
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS
 from hessdiag.linalg.trace import Probes, Samples, TraceSamples, hutchinson
+from hessdiag.metrics.look import Look, Sampled
 from hessdiag.metrics.metric_reading import Reading
 from tests.linalg.matrices import symmetric
 

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 import hessdiag
 from hessdiag.curvature.perturbation import perturbation_gap
+from hessdiag.curvature.tangent_kernel import kernel_change, kernel_matrix
 from hessdiag.data.datasets import Dataset
 from hessdiag.errors import InputError
 from hessdiag.metrics.metric_reading import Reading
 from hessdiag.nets import checkpoints, models
 from hessdiag.seeds import stream
-from hessdiag.training import folder, loop, tracking
+from hessdiag.training import folder, loop, state, tracking
 from hessdiag.training.feeds import hold_out
 from hessdiag.training.folder import Config
 from hessdiag.training.history import Epoch
+from hessdiag.training.optimisation import adaptive_scale
 from hessdiag.training.tracking import Tracker, make_tracker
 from tests.training.test_resume import RECIPE, WRN, config, go_on, results, sets, start, stopped
 
@@ -280,3 +282,61 @@ def test_metrics_of_every_kind_are_tracked() -> None:
 def test_a_mistyped_metric_is_refused_with_a_suggestion() -> None:
     with pytest.raises(InputError, match="did you mean nme_to_gn"):
         tracking.check(["gn.trace", "nme_to_ng"])
+
+
+def test_the_kernels_change_is_counted_from_the_start_of_the_run(tmp_path: Path) -> None:
+    given = tracked("ntk.change", recipe=replace(RECIPE, epochs=4))
+    start(tmp_path / "whole", given)
+    initial = models.build(
+        checkpoints.read(tmp_path / "whole" / folder.LAST).metadata.model,
+        seed=stream(given.seed, "init"),
+    )
+    batches = [sample(given, sets(72)[0])]
+    kernels = [
+        kernel_matrix(hessdiag.Decomposition(model, batches, given.recipe.loss))
+        for model in (initial, trained(tmp_path / "whole"))
+    ]
+    rows = folder.read_metrics(tmp_path / "whole")
+    changes = [row["curvature"]["ntk.change"]["value"] for row in rows]
+    assert changes[-1] == pytest.approx(kernel_change(kernels[1], kernels[0]), rel=1e-4)
+    assert 0 < changes[0] < changes[-1] < 1
+    parts = stopped(tmp_path / "parts", given, 6)
+    go_on(parts, given)
+    assert results(parts) == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_the_scale_is_that_of_adams_next_step(amsgrad: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)).double()
+    model[0].bias.requires_grad_(False)
+    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(free, lr=0.1, betas=(0.0, 0.9), eps=1e-3, amsgrad=amsgrad)
+    assert adaptive_scale(optimizer, model) is None
+    assert adaptive_scale(torch.optim.SGD(free, lr=0.1), model) is None
+    for factor in (3.0, 1.0, 2.0):
+        gradient = factor * torch.linspace(-1, 1, sum(p.numel() for p in free)).double()
+        nn.utils.vector_to_parameters(gradient, grads := [torch.empty_like(p) for p in free])
+        for parameter, own in zip(free, grads, strict=True):
+            parameter.grad = own
+        before = nn.utils.parameters_to_vector(free).detach()
+        optimizer.step()
+    step = (before - nn.utils.parameters_to_vector(free).detach()) / 0.1  # g/(√v̂ + ε)
+    assert gradient / adaptive_scale(optimizer, model) == pytest.approx(step, rel=1e-9)
+
+
+def test_a_run_with_adam_tracks_the_curvature_under_its_own_scale(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, optimizer="Adam", lr=0.01, epochs=1)
+    epochs: list[Epoch] = []
+    given = tracked("preconditioned.lambda_max", recipe=recipe)
+    start(tmp_path / "run", given, on_epoch=epochs.append)
+    found = epochs[0].curvature["preconditioned.lambda_max"].value
+    tracker, model = tracker_of(given, sets(72)[0]), trained(tmp_path / "run")
+    fallback = tracker.measure(model)["preconditioned.lambda_max"].value
+    assert found != pytest.approx(fallback, rel=0.01)
+    memory = state.load(tmp_path / "run")[0]["optimizer"]["state"]
+    scales = [
+        (of["exp_avg_sq"] / (1 - 0.999 ** float(of["step"]))).sqrt().flatten() + 1e-8
+        for of in memory.values()
+    ]
+    again = tracker.measure(model, torch.cat(scales))["preconditioned.lambda_max"].value
+    assert found == pytest.approx(again, rel=1e-3)
