@@ -312,7 +312,7 @@ def test_control_characters_in_a_file_name_are_shown_not_sent(run: Run, checkpoi
         ({"schema": ESCAPE}, r"metadata cannot be read.*schema"),
         ({"model": {"name": f"[/]{ESCAPE}"}}, r"unknown model.*\[/\]"),
         ({"model": {"name": "mlp-8", "surprise": 1}}, "metadata cannot be read"),
-        ({"model": {"name": "mlp-8", "num_classes": -5}}, "size out of range"),
+        ({"model": {"name": "mlp-8", "num_classes": -5}}, "Expected int >= 0"),
         ({"data": {"spec": f"[red]{ESCAPE}"}}, r"unknown data.*\[red\]"),
         ({"data": {"spec": "digits", "mean": [1.0, 2.0], "std": [1.0, 2.0]}}, "do not fit"),
         ({"data": {"spec": "digits", "mean": [0.1], "std": [0.0]}}, "out of range"),
