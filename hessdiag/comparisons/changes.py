@@ -26,11 +26,13 @@ def common(a: Samples, b: Samples) -> tuple[Samples, Samples]:
     """Keep the probes that both have met, where one met more of the same sequence."""
     num_products = min(len(of.squared_norms) for of in (a, b))
     num_forms = min(len(of.trace_forms) for of in (a, b))
+    both_exact = None not in (a.exact, b.exact)
     first, second = (
         Samples(
             of.quadratic_forms[:num_products],
             of.squared_norms[:num_products],
             forms=None if a.forms is b.forms is None else of.trace_forms[:num_forms],
+            exact=of.exact if both_exact else None,
         )
         for of in (a, b)
     )
@@ -38,7 +40,10 @@ def common(a: Samples, b: Samples) -> tuple[Samples, Samples]:
 
 
 def paired_trace(a: Samples, b: Samples) -> Change[Estimate]:
-    """Compare traces by ``vᵀBv − vᵀAv``, probe by probe."""
+    """Compare traces by ``vᵀBv − vᵀAv``, probe by probe, or exact ones."""
+    if a.exact is not None and b.exact is not None:
+        rise = b.exact - a.exact
+        return _sampled(a.trace(), b.trace(), Estimate(rise, 0.0, (rise, rise), 0))
     difference = estimate_mean(np.subtract(b.trace_forms, a.trace_forms)).bounded()
     return _sampled(a.trace(), b.trace(), difference)
 

@@ -96,12 +96,14 @@ class Samples(Struct, frozen=True):
         layers: by parameter name, or None.
         forms: vᵀMv of a matrix M of A's trace, of the same probes from the first on, which stand
             for the trace; None where that is left to ``quadratic_forms``.
+        exact: the trace, where it has been computed without sampling; else None.
     """
 
     quadratic_forms: tuple[float, ...]
     squared_norms: tuple[float, ...]
     layers: dict[str, Samples] | None = None
     forms: tuple[float, ...] | None = None
+    exact: float | None = None
 
     def __post_init__(self) -> None:
         sound = len(self.quadratic_forms) == len(self.squared_norms)
@@ -118,6 +120,8 @@ class Samples(Struct, frozen=True):
 
     def trace(self) -> Estimate:
         """Estimate tr A."""
+        if self.exact is not None:
+            return Estimate(self.exact, 0.0, (self.exact, self.exact), 0)
         return estimate_mean(np.array(self.trace_forms)).bounded()
 
     def frobenius_norm(self) -> Estimate:
@@ -134,6 +138,8 @@ class Samples(Struct, frozen=True):
 
     def trace_interval(self, alpha: float) -> tuple[float, float]:
         """Bound tr A, wrongly with probability ``alpha`` at most, however few the probes."""
+        if self.exact is not None:
+            return self.exact, self.exact
         squares = np.array(self.squared_norms) if self.forms is None else None
         low, high = form_interval(np.array(self.trace_forms), squares, alpha)
         return float(low), float(high)
@@ -153,6 +159,10 @@ class TraceSamples:
     Args:
         layers: where each layer lies in the flat vector; empty for no per-layer traces.
         space: in which the probes lie.
+
+    Attributes:
+        asymmetry: |vᵀAw − wᵀAv| of the first two probes, beside its scale; None before them.
+        exact: tr A, once it is known without sampling.
     """
 
     def __init__(self, layers: Mapping[str, slice] | None = None, space: Space = FLAT) -> None:
@@ -161,6 +171,7 @@ class TraceSamples:
         self._samples: list[list[float]] = []  # vᵀAv and ‖Av‖², then both of each layer
         self._forms: list[float] = []  # that go with no product
         self.asymmetry: float | None = None
+        self.exact: float | None = None
 
     def __len__(self) -> int:
         return max(len(self._samples), len(self._forms))
@@ -197,7 +208,7 @@ class TraceSamples:
         forms, squares, *rest = columns if self._samples else ((), ())
         layers = zip(self._layers, zip(rest[::2], rest[1::2], strict=True), strict=True)
         named = {name: Samples(*both) for name, both in layers} if self._samples else {}
-        return Samples(forms, squares, named or None, tuple(self._forms) or None)
+        return Samples(forms, squares, named or None, tuple(self._forms) or None, self.exact)
 
     def trace(self) -> Estimate:
         """Estimate tr A."""

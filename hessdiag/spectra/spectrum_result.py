@@ -144,16 +144,19 @@ class Sampling(Struct, frozen=True):
     """How traces were sampled on, after the probes whose products gave the norms.
 
     Attributes:
-        method: "products"; "forms" without products, by the same probe for all examples; "forms by
-            example", by one of each example's own.
+        method: "none", where no other trace was left; "products"; "forms" without products, by the
+            same probe for all examples; "forms by example", by one of each example's own.
         reason: why it was chosen.
         gain: variance times cost of probes that all examples share, over that of probes by example;
             None where there was no choice.
+        exact: the parts whose trace was computed without sampling; that of H is then that of N's
+            samples beside it.
     """
 
     method: str
     reason: str
     gain: float | None = None
+    exact: tuple[str, ...] = ()
 
 
 class Checks(Struct, frozen=True):
@@ -324,9 +327,10 @@ def qualified(report: Report) -> Report:
                     f"{report.cost.passes[f'{name}.lanczos']} passes; see their residuals"
                 )
     if (sampling := report.sampling) is not None:
-        found.append(
-            f"traces after {settings.num_probes} products: {sampling.method}, {sampling.reason}"
-        )
+        ways = [f"{sampling.method}, {sampling.reason}"]
+        if sampling.exact:
+            ways.insert(0, f"that of {' and '.join(sampling.exact)} is exact")
+        found.append(f"traces after {settings.num_probes} products: {'; '.join(ways)}")
     finite_radius = report.finite_radius
     if finite_radius is not None:
         stderr = finite_radius.excess.stderr or 0.0

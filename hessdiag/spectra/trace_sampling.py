@@ -1,7 +1,8 @@
 """Traces sampled on to their target by the cheapest way that a pilot finds.
 
 That is mostly without products: a quadratic form costs less, and each example may have a probe of
-its own, whose variance falls with the number of examples.
+its own, whose variance falls with the number of examples. Where the outputs are few, tr G needs no
+probes, and tr H = tr G + tr N those of N alone.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from msgspec import structs
 
 from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.exact_trace import gn_trace
 from hessdiag.curvature.example_signs import ExampleSigns
 from hessdiag.curvature.forms import find_signs, quadratic_forms
 from hessdiag.curvature.jet_rules import Unsupported
@@ -22,7 +25,8 @@ from hessdiag.seeds import stream
 from hessdiag.spectra.spectrum_result import Sampling
 from hessdiag.spectra.spectrum_settings import Settings
 
-PRODUCTS, FORMS, BY_EXAMPLE = "products", "forms", "forms by example"
+NONE, PRODUCTS, FORMS, BY_EXAMPLE = "none", "products", "forms", "forms by example"
+EXACT = ("gn",)
 
 _FORM_COST = 5 / 3  # gradients a probe
 _PILOT_PROBES, _PILOT_EXAMPLES = 8, 64
@@ -75,7 +79,17 @@ def sample_on(
     def suffice() -> bool:
         return all(enough(part, samples) for part in settings.parts)
 
-    sampling, signs = choose(decomposition, settings.parts, settings.seed)
+    exact = _exact(decomposition, settings.parts, on_pass)
+    if exact is None:
+        sampling, signs = choose(decomposition, settings.parts, settings.seed)
+    else:
+        if "gn" in samples:
+            samples["gn"].exact = exact
+        if suffice():
+            sampling = Sampling(NONE, "no other trace is left", exact=EXACT)
+            return sampling, Outcome({}, {}, 1)
+        sampling, signs = choose(decomposition, ("nme",), settings.seed)
+        sampling = structs.replace(sampling, exact=EXACT)
     probes = probes_of(decomposition, settings.seed)
     if sampling.method != PRODUCTS:
         index = num_passes = 0
@@ -83,14 +97,17 @@ def sample_on(
             while index < settings.max_probes and not (index and suffice()):
                 rows = probes.rows(index, min(index + chunk, settings.max_probes))
                 found = quadratic_forms(decomposition, rows, signs)
-                for part, taken in samples.items():
-                    taken.add_forms(found[part])
+                if exact is not None:
+                    found = {"hessian": found["nme"] + exact, "nme": found["nme"]}
+                for part in samples.keys() & found.keys():
+                    samples[part].add_forms(found[part])
                 index, num_passes = index + len(rows), num_passes + 1
                 on_pass()
         except Unsupported as error:  # in a batch after those of the pilot
             for taken in samples.values():
                 taken.forget_forms()
-            sampling = Sampling(PRODUCTS, f"Taylor mode does not go through {error}")
+            reason = f"Taylor mode does not go through {error}"
+            sampling = Sampling(PRODUCTS, reason, exact=sampling.exact)
         else:
             return sampling, Outcome({}, {}, num_passes)
     sampler = hutchinson(
@@ -105,6 +122,20 @@ def sample_on(
     algorithms = {"trace": (settings.parts, sampler)}
     answer, space = decomposition.answer, decomposition.space
     return sampling, drive(algorithms, answer, on_pass=lambda _: on_pass(), space=space)
+
+
+def _exact(
+    decomposition: Decomposition, parts: Sequence[str], on_pass: Callable[[], None]
+) -> float | None:
+    """Compute tr G without sampling where that can be done; no interval comes at less cost."""
+    if {"hessian", "gn"}.isdisjoint(parts):
+        return None
+    try:
+        trace = gn_trace(decomposition)
+    except Unsupported:
+        return None
+    on_pass()
+    return trace
 
 
 def choose(

@@ -10,6 +10,7 @@ from torch import nn
 
 import hessdiag
 from hessdiag import codec
+from hessdiag.curvature import exact_trace
 from hessdiag.spectra.spectrum_result import Report
 from tests.cases import BY_NAME, Case, cnn, labels, mlp, normal, seeded, split
 
@@ -24,6 +25,12 @@ def run(model: nn.Module, batches: Any, **options: Any) -> Report:
     )
 
 
+@pytest.fixture
+def no_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact_trace, "MOST_OUTPUTS", 0)
+
+
+@pytest.mark.usefixtures("no_exact")
 def test_each_example_has_its_own_probes_where_that_is_cheaper() -> None:
     model, x, y = seeded(lambda: cnn(nn.GELU)).eval(), IMAGES, CLASSES
     options = {"parts": ("hessian", "gn"), "max_probes": 512}
@@ -53,6 +60,7 @@ def test_each_example_has_its_own_probes_where_that_is_cheaper() -> None:
             assert part.samples.forms == pytest.approx(report.parts[name].samples.forms, rel=1e-9)
 
 
+@pytest.mark.usefixtures("no_exact")
 def test_the_traces_of_the_parts_add_up_probe_by_probe() -> None:
     report = run(
         seeded(lambda: mlp(nn.GELU, 4, 5, 3)), [(normal(40, 4), labels(40))], max_probes=32
@@ -87,6 +95,7 @@ def test_what_is_chosen_otherwise(
         assert part.trace.value == pytest.approx(plain.parts[name].trace.value, rel=1e-9)
 
 
+@pytest.mark.usefixtures("no_exact")
 def test_a_rule_of_ones_own_on_traces_alone() -> None:
     seen: list[int] = []
 
@@ -103,6 +112,7 @@ def test_a_rule_of_ones_own_on_traces_alone() -> None:
     assert run(model, batches, **options).parts["gn"].frobenius_norm.num_probes > 3
 
 
+@pytest.mark.usefixtures("no_exact")
 def test_shared_probes_are_kept_where_examples_cancel() -> None:
     """Of pairs of examples with opposite targets N is zero, that of each is not."""
     x, signs = normal(24, 4).repeat_interleave(2, 0), torch.tensor([1.0, -1.0]).repeat(24)
@@ -128,6 +138,7 @@ class Moody(nn.Module):
         return x.cumprod(1) if x.abs().max() > 0.9999 else x
 
 
+@pytest.mark.usefixtures("no_exact")
 def test_a_batch_beyond_taylor_mode_leaves_the_traces_to_products() -> None:
     x, y = normal(40, 4), labels(40)
     x[39] = 50.0
@@ -142,6 +153,7 @@ def test_a_batch_beyond_taylor_mode_leaves_the_traces_to_products() -> None:
         assert part.trace.value == pytest.approx(plain.parts[name].trace.value, rel=1e-12)
 
 
+@pytest.mark.usefixtures("no_exact")
 def test_networks_are_compared_by_the_forms_of_both() -> None:
     batches = [(normal(40, 4), labels(40))]
     a, b = (
@@ -157,3 +169,33 @@ def test_networks_are_compared_by_the_forms_of_both() -> None:
     count = min(len(one.forms), len(other.forms))
     mean = sum(y - x for x, y in zip(one.forms, other.forms, strict=False)) / count
     assert change.difference.value == pytest.approx(mean)
+
+
+def test_with_few_outputs_tr_g_is_exact_and_tr_h_has_the_samples_of_n() -> None:
+    model, data = seeded(lambda: mlp(nn.GELU, 4, 5, 3)), [(normal(40, 4), labels(40))]
+    report = run(model, data, rel_error=0.2)
+    assert report.sampling is not None
+    assert report.sampling.exact == ("gn",)
+    truth = hessdiag.Decomposition(model, data).operator("gn").dense().trace()
+    h, g, n = (report.parts[part] for part in ("hessian", "gn", "nme"))
+    assert g.trace.value == pytest.approx(float(truth), rel=1e-9)
+    assert g.trace.stderr == 0
+    assert g.trace.ci95 == (g.trace.value, g.trace.value)
+    assert h.trace.value == pytest.approx(g.trace.value + n.trace.value, rel=1e-12)
+    assert h.trace.stderr == pytest.approx(n.trace.stderr, rel=1e-9)
+    assert any("exact" in note for note in report.notes)
+    assert codec.decode(Report, codec.encode(report)).parts["gn"].samples == g.samples
+
+
+def test_tr_g_alone_takes_no_probes_and_is_compared_exactly() -> None:
+    data = [(normal(40, 4), labels(40))]
+    a, b = (
+        run(seeded(lambda: mlp(nn.GELU, 4, 5, 3), seed), data, parts=("gn",)) for seed in (0, 1)
+    )
+    assert a.sampling is not None
+    assert a.sampling.method == "none"
+    assert a.cost.products == {"gn": 4}  # of the norm and of the gradient
+    change = hessdiag.compare_reports(a, b).parts["gn"].trace
+    rise = b.parts["gn"].trace.value - a.parts["gn"].trace.value
+    assert change.difference.value == pytest.approx(rise)
+    assert change.difference.interval == pytest.approx((rise, rise))
