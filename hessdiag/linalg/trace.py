@@ -25,13 +25,13 @@ class Estimate(Struct, frozen=True):
         stderr: its standard error; None from a single probe.
         ci95: 95 % confidence interval, corrected for skewness, of another confidence where that was
             asked for; None where so few probes tell nothing, below 13 at 95 %.
-        num_probes: number of probes behind it.
+        num_probes: number of probes behind it; 0 of what is exact.
     """
 
     value: float
     stderr: Annotated[float, Meta(ge=0)] | None
     ci95: tuple[float, float] | None
-    num_probes: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    num_probes: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
     @property
     def rel_error(self) -> float:

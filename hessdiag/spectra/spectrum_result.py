@@ -314,7 +314,7 @@ def qualified(report: Report) -> Report:
                 f"{name}: all {part.trace.num_probes} probes spent; the trace's relative error "
                 f"is {part.trace.rel_error:.2g}, and {settings.rel_error:g} was asked for"
             )
-        elif part.target_reached:
+        elif part.target_reached and part.trace.num_probes:
             found.append(
                 f"{name}: the trace's relative error {part.trace.rel_error:.2g} was reached with "
                 f"{part.trace.num_probes} probes"
@@ -327,9 +327,9 @@ def qualified(report: Report) -> Report:
                     f"{report.cost.passes[f'{name}.lanczos']} passes; see their residuals"
                 )
     if (sampling := report.sampling) is not None:
-        ways = [f"{sampling.method}, {sampling.reason}"]
-        if sampling.exact:
-            ways.insert(0, f"that of {' and '.join(sampling.exact)} is exact")
+        ways = [f"that of {part} is exact" for part in sampling.exact]
+        if sampling.method != "none":
+            ways.append(f"{sampling.method}, {sampling.reason}")
         found.append(f"traces after {settings.num_probes} products: {'; '.join(ways)}")
     finite_radius = report.finite_radius
     if finite_radius is not None:

@@ -157,6 +157,7 @@ def test_a_small_budget_shrinks_the_basis_and_the_depth(monkeypatch):
 # --- sampling until enough ---------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("no_exact")
 def test_rel_error_goes_on_until_it_is_reached():
     report = run(parts=("gn",), num_probes=4, top_k=0, density=False, rel_error=0.3)
     trace = report.parts["gn"].trace
@@ -171,6 +172,7 @@ def test_rel_error_goes_on_until_it_is_reached():
     assert abs(trace.value - true) < 4 * trace.stderr
 
 
+@pytest.mark.usefixtures("no_exact")
 @pytest.mark.parametrize("lanczos", [True, False])
 def test_rel_error_spends_its_budget_and_says_so(lanczos: bool):
     report = run(
@@ -213,6 +215,7 @@ def test_a_rule_of_ones_own_is_asked_of_each_part_until_all_have_enough():
     assert spent.parts["gn"].trace.num_probes == spent.parts["nme"].trace.num_probes == 10
 
 
+@pytest.mark.usefixtures("no_exact")
 def test_traces_add_up_however_many_probes_each_part_would_need():
     report = run(num_probes=4, top_k=0, density=False, rel_error=0.2, max_probes=200)
     parts = report.parts

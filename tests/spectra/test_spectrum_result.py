@@ -139,7 +139,7 @@ def at(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         (at("parts", value={"curl": {}}), r"parts\[...\]"),
         (at("parts", "gn", "trace", "stderr", value=-1), "trace.stderr"),
-        (at("parts", "gn", "trace", "num_probes", value=0), "trace.num_probes"),
+        (at("parts", "gn", "trace", "num_probes", value=-1), "trace.num_probes"),
         (at("parts", "gn", "top", value=[3]), r"top\[0\]"),
         (at("parts", "gn", "density", "nodes", value=[]), "a density has no nodes"),
         (at("parts", "gn", "density", "weights", value=[1.0]), "a density has no nodes"),

@@ -10,7 +10,6 @@ from torch import nn
 
 import hessdiag
 from hessdiag import codec
-from hessdiag.curvature import exact_trace
 from hessdiag.spectra.spectrum_result import Report
 from tests.cases import BY_NAME, Case, cnn, labels, mlp, normal, seeded, split
 
@@ -23,11 +22,6 @@ def run(model: nn.Module, batches: Any, **options: Any) -> Report:
         batches,
         **{"num_probes": 3, "top_k": 0, "density": False, "rel_error": 0.1} | options,
     )
-
-
-@pytest.fixture
-def no_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact_trace, "MOST_OUTPUTS", 0)
 
 
 @pytest.mark.usefixtures("no_exact")
