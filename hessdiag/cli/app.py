@@ -6,6 +6,7 @@ import errno
 import functools
 import importlib
 import os
+import re
 import resource
 import signal
 from collections.abc import Callable, Generator
@@ -55,6 +56,8 @@ def _ending_properly(command: Callable[..., None]) -> Callable[..., None]:
             os.getcwd()
         except OSError as error:  # libraries end the process without it
             raise InputError("the working directory is gone", got=error.strerror) from error
+        if not _THREADS.fullmatch(os.environ.get("OMP_NUM_THREADS", "1")):
+            del os.environ["OMP_NUM_THREADS"]  # as OpenMP does, which says so by itself
         _check_address_space()
         try:
             paths.check(given)
@@ -68,6 +71,10 @@ def _ending_properly(command: Callable[..., None]) -> Callable[..., None]:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     return run
+
+
+_THREADS = re.compile(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", re.ASCII)
+"""Numbers of threads that OpenMP understands."""
 
 
 def _check_address_space() -> None:

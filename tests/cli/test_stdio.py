@@ -122,3 +122,9 @@ def test_the_streams_are_given_back(run: Run):
     own = sys.stdout, sys.stderr
     run("train", "recipes")
     assert (sys.stdout, sys.stderr) == own
+
+
+def test_no_library_speaks_of_threads(tmp_path: Path):
+    args = ["sparsity", "--activation", "gelu", "--quiet"]
+    done = call(tmp_path, args, env={"OMP_NUM_THREADS": "many"})
+    assert (done.returncode, done.stderr) == (0, b"")
