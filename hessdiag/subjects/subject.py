@@ -238,7 +238,7 @@ def _fresh(options: SubjectOptions, as_built: bool) -> SubjectOptions:
 
 def _output(text: str | None) -> str | int | None:
     """Read a name, or an index."""
-    return int(text) if text is not None and re.fullmatch(r"-?[0-9]+", text) else text
+    return int(text) if text is not None and re.fullmatch(r"-?[0-9]{1,9}", text) else text
 
 
 def _first(*values: str | None) -> str:

@@ -18,6 +18,7 @@ from hessdiag.metadata import DataSpec, Metadata
 from hessdiag.nets import checkpoints, models
 from hessdiag.subjects import subject
 from hessdiag.training import folder, loop, recipes, state
+from tests.cli.conftest import FAST, Run
 from tests.hardening.samples import SPEC
 
 
@@ -124,3 +125,9 @@ def forged(place: Path, samples: Path, **changes: object) -> InputError:
 )
 def test_a_forged_state_is_refused(tmp_path: Path, samples: Path, changes: dict[str, object]):
     assert "damaged" in str(forged(tmp_path, samples, **changes))
+
+
+def test_an_index_of_five_thousand_digits_is_a_name(run: Run, samples: Path):
+    outcome = run("spectrum", samples / "model.safetensors", *FAST, "--output", "9" * 5000)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: the network has no such output")
