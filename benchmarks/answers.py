@@ -58,7 +58,7 @@ class Truth:
         report = hessdiag.spectrum(
             problem.model,
             problem.batches,
-            rel_error=PRECISION / 4,
+            rel_error=PRECISION / 2,
             max_probes=2048,
             top_k=peers.TOP,
             depth=64,

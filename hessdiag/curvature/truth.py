@@ -118,7 +118,7 @@ def check_few(risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> Truth:
         return Truth(reason="no process holds the network whole")
     few, one = few_examples(x, y), few_examples(x, y, at_most=1)
     with torch.no_grad():
-        num_outputs = risk.outputs(one[0]).numel() * len(few[1]) // len(one[1])
+        num_outputs = risk.outputs(one[0]).numel() * len(few[1]) // max(len(one[1]), 1)
     return check(risk, *few_examples(*few, num_outputs))
 
 

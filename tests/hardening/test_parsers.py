@@ -94,6 +94,9 @@ def test_a_configuration_of_any_text_is_refused(text: str):
         Config.from_toml(text)
 
 
+COUNTS = st.integers(0, 2**63 - 1)
+
+
 @given(
     st.builds(
         Metadata,
@@ -102,8 +105,8 @@ def test_a_configuration_of_any_text_is_refused(text: str):
             st.text(),
             st.none() | st.text(),
             NUMBERS,
-            st.none() | st.integers(),
-            st.none() | st.lists(st.integers()).map(tuple),
+            st.none() | COUNTS,
+            st.none() | st.lists(COUNTS).map(tuple),
         ),
         data=st.none()
         | st.builds(
@@ -114,8 +117,8 @@ def test_a_configuration_of_any_text_is_refused(text: str):
         ),
         loss=st.none() | st.text(),
         recipe=st.none() | st.text(),
-        epoch=st.none() | st.integers(),
-        seed=st.none() | st.integers(),
+        epoch=st.none() | COUNTS,
+        seed=st.none() | st.integers(-(2**63), 2**63 - 1),
         metrics=st.dictionaries(st.text(), FINITE),
     )
 )

@@ -41,7 +41,7 @@ def test_metadata_that_name_a_huge_network_take_no_memory(tmp_path: Path, name: 
 @pytest.mark.parametrize("size", [10**12, 10**400, 0, -1])
 def test_metadata_with_sizes_that_no_network_has(tmp_path: Path, size: int):
     path = metadata_of(tmp_path / "m.safetensors", num_classes=size)
-    with pytest.raises(InputError, match="size out of range"):
+    with pytest.raises(InputError, match=r"size out of range|model\.num_classes"):
         subject.load(path, num_samples=4)
 
 
