@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from hessdiag.curvature.batches import mapped, tensors_in
+from hessdiag.curvature.batches import mapped
 from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.forms import two_examples
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.curvature.kernels import exact_kernels, undisturbed
 from hessdiag.curvature.risk import EmpiricalRisk
@@ -50,26 +51,31 @@ def gn_trace(decomposition: Decomposition) -> float:
         raise Unsupported("examples that meet, or parameters spread over processes")
     _check(decomposition)
     sums = torch.zeros(3, dtype=torch.float64, device=risk.device)
+    reason = "what another process met"
     with exact_kernels():
         for x, y in risk.microbatches(shared=True):
-            squares, weight = _squares(risk, x, y)
-            sums += sums.new_tensor([squares, weight, 0])
+            try:
+                sums += sums.new_tensor([*_squares(risk, x, y), 0])
+            except Unsupported as error:  # which all processes have to know
+                reason = str(error)
+                sums[2] = 1
+                break
             if decomposition.on_microbatch is not None:
                 decomposition.on_microbatch()
     processes.add_up(sums)
-    squares, weight, _ = sums.tolist()
+    squares, weight, failures = sums.tolist()
+    if failures:
+        raise Unsupported(reason)
     return squares / weight
 
 
 def _check(decomposition: Decomposition) -> None:
     """Compare two examples together with the gradients of each by itself, in float64."""
     risk = decomposition.in_type(torch.float64).risk
-    x, y = next(iter(risk.microbatches()))
-    if any(t.ndim == 0 or len(t) != len(y) for t in tensors_in(x)):
-        raise Unsupported("inputs of which one cannot tell what belongs to an example")
+    x, y = two_examples(*next(iter(risk.microbatches())))
     alone = 0.0
     with exact_kernels():
-        for n in range(min(2, len(y))):
+        for n in range(2):
             own = mapped(x, lambda t, n=n: t[n : n + 1].clone()), y[slice(n, n + 1)]
             z = risk.outputs(own[0])
             at = risk.loss.at(z.detach(), own[1])
@@ -78,8 +84,7 @@ def _check(decomposition: Decomposition) -> None:
                     z, list(risk.parameters.values()), u, retain_graph=True, materialize_grads=True
                 )
                 alone += sum(float(g.square().sum()) for g in found)
-        few = mapped(x, lambda t: t[:2].clone()), y[:2]
-        together, _ = _squares(risk, *few)
+        together, _ = _squares(risk, x, y)
     if abs(together - alone) > _TOLERANCE * alone:
         raise Unsupported("a weight that is used otherwise than by the usual layers")
 

@@ -126,7 +126,7 @@ def find_signs(decomposition: Decomposition, seed: int) -> ExampleSigns:
 
 def _tested_signs(decomposition: Decomposition, seed: int) -> frozenset[int]:
     layout, risk = decomposition.layout, decomposition.in_type(torch.float64).risk
-    x, y = _two_examples(*next(iter(risk.microbatches())))
+    x, y = two_examples(*next(iter(risk.microbatches())))
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(1, layout.size, generator=generator, dtype=torch.float64).to(risk.device)
     v = layout.unflatten(v[0])
@@ -153,7 +153,7 @@ def _tested_signs(decomposition: Decomposition, seed: int) -> frozenset[int]:
     return signs.shared
 
 
-def _two_examples(x: Any, y: Tensor | Targets) -> tuple[Any, Tensor | Targets]:
+def two_examples(x: Any, y: Tensor | Targets) -> tuple[Any, Tensor | Targets]:
     """Take the first two examples of a microbatch; of one alone, it twice."""
     if any(t.ndim == 0 or len(t) != len(y) for t in tensors_in(x)):
         raise Unsupported("inputs of which one cannot tell what belongs to an example")

@@ -90,7 +90,7 @@ def test_it_is_dense_truth_or_says_why_not(case: Case) -> None:
     assert trace == pytest.approx(dense(decomposition), rel=1e-9)
 
 
-def refused(forward: Callable[[nn.Linear, Tensor], Tensor]) -> str:
+def refused(forward: Callable[[nn.Linear, Tensor], Tensor], *sizes: int) -> str:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -99,9 +99,8 @@ def refused(forward: Callable[[nn.Linear, Tensor], Tensor]) -> str:
         def forward(self, x: Tensor) -> Tensor:
             return forward(self.layer, x)
 
-    decomposition = Decomposition(
-        seeded(Model).double(), [(normal(4, 3), labels(4, num_classes=3))]
-    )
+    data = [(normal(n, 3), labels(n, num_classes=3)) for n in sizes or (4,)]
+    decomposition = Decomposition(seeded(Model).double(), data)
     with pytest.raises(Unsupported) as caught:
         gn_trace(decomposition)
     return str(caught.value)
@@ -118,3 +117,7 @@ def refused(forward: Callable[[nn.Linear, Tensor], Tensor]) -> str:
 )
 def test_what_has_no_rule_is_refused(forward: Any) -> None:
     assert refused(forward)
+
+
+def test_examples_that_meet_after_a_batch_of_one_are_found_out() -> None:
+    assert refused(lambda layer, x: layer(x) - layer.weight.sum() * x.mean(0), 1, 4)
