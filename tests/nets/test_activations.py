@@ -170,9 +170,9 @@ def test_modules_of_ours_can_be_copied(name: str) -> None:
 
 
 @pytest.mark.gpu
-def test_beta_gelu_agrees_on_the_gpu() -> None:
+def test_beta_gelu_agrees_on_the_gpu(accelerator: torch.device) -> None:
     module = activations.make("beta_gelu", 3.0)
-    x = points().detach().cuda().requires_grad_()
+    x = points().detach().to(accelerator).requires_grad_()
     torch.testing.assert_close(module(x).cpu(), module(points()))
     assert gradgradcheck(module, x)
 
