@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import hessdiag
 from hessdiag.curvature.decomposition import Decomposition
@@ -100,13 +103,24 @@ def test_the_exact_trace_of_g_is_that_of_the_matrix(name: str, accelerator: torc
     assert trace == pytest.approx(truth_of(name).gn.trace().item(), rel=1e-10)
 
 
+def drawn_on_the_cpu(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def drawn(*shape: Any, device: torch.device | None = None, **options: Any) -> Tensor:
+        return draw(*shape, **options).to(device)
+
+    return drawn
+
+
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_a_step_of_every_method_is_that_of_the_cpu(name: str, accelerator: torch.device):
-    def gradient(device: torch.device) -> torch.Tensor:
+def test_a_step_of_every_method_is_that_of_the_cpu(
+    name: str, accelerator: torch.device, monkeypatch: pytest.MonkeyPatch
+):
+    for draw in (torch.rand, torch.randn, torch.randint):  # CUDA's streams are others
+        monkeypatch.setattr(torch, draw.__name__, drawn_on_the_cpu(draw))
+
+    def gradient(device: torch.device) -> Tensor:
         torch.manual_seed(0)
         model = build(ModelSpec("wrn10-1", "gelu", None, 10, (1, 8, 8))).double().eval()
         x, y = normal(6, 1, 8, 8).to(device), torch.arange(6, device=device)
-        # generators live on the CPU, as a stream of CUDA's is another
         streams = Streams(*(torch.Generator().manual_seed(seed) for seed in (1, 2)))
         task = Task(
             Objective(model.to(device), "cross-entropy"), x, y, methods.find(name)(), streams
