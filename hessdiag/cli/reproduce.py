@@ -40,7 +40,7 @@ def reproduce(
         str | None, typer.Option(help="Folder of runs and page. Default: runs/reproduce-<scale>.")
     ] = None,
 ) -> None:
-    """Show the papers' ten findings, or say that they do not appear.
+    """Show the papers' findings, or say that they do not appear.
 
     Each finding is a study that was declared beforehand: a grid of runs, the paper's claims as
     statements on differences paired by seed, and a verdict from their intervals: shown,

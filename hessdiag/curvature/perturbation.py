@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from hessdiag.curvature.kernels import exact_kernels
@@ -19,8 +20,20 @@ def perturbation_gap(
 ) -> Estimate:
     """Estimate ``E L(θ + ε) − L(θ)``, ε ~ N(0, σ² I), which is ``(σ²/2) tr H + O(σ⁴)``.
 
-    Each sample is the mean of L at θ + ε and θ − ε less L(θ): the gradient, which would be most of
-    the variance, cancels.
+    It is the mean of :func:`gaps`, whose cost and arguments it has.
+
+    Source: Zhang, Li and Ju (2024), eq. 1 and their figure on the gap.
+    """
+    found = gaps(risk, sigma2, num_pairs=num_pairs, seed=seed)
+    return estimate_mean(np.array(found)).bounded()
+
+
+def gaps(
+    risk: EmpiricalRisk, sigma2: float, *, num_pairs: int = 16, seed: int = 0
+) -> tuple[float, ...]:
+    """Draw ``½[L(θ + ε) + L(θ − ε)] − L(θ)``, which is ``½ εᵀHε + O(σ⁴)``.
+
+    By pairs the gradient, which would be most of the variance, cancels.
 
     Cost: two forward passes over the data a pair.
 
@@ -32,23 +45,21 @@ def perturbation_gap(
 
     Raises:
         NotFinite: the loss is not finite so far from θ.
-
-    Source: Zhang, Li and Ju (2024), eq. 1 and their figure on the gap.
     """
     generator = torch.Generator().manual_seed(stream(seed, "perturbation gap"))
     centre = mean_loss(risk)
-    gaps = torch.empty(num_pairs, dtype=torch.float64)
-    for index in range(num_pairs):
+    found: list[float] = []
+    for _ in range(num_pairs):
         noise = math.sqrt(sigma2) * torch.randn(risk.layout.size, generator=generator)
         around = [mean_loss(risk.displaced(sign * noise)) for sign in (1, -1)]
-        gaps[index] = sum(around) / 2 - centre
-    if not bool(gaps.isfinite().all()):
+        found.append(sum(around) / 2 - centre)
+    if not all(map(math.isfinite, found)):
         raise NotFinite(
             "the loss is not finite at the perturbed weights",
             got=f"σ² = {sigma2:g}",
             hint="try a smaller σ²",
         )
-    return estimate_mean(gaps.numpy()).bounded()
+    return tuple(found)
 
 
 def mean_loss(risk: EmpiricalRisk) -> float:

@@ -90,6 +90,19 @@ def sampled_fisher(
     return SampledFisher(trace, nme_trace, mean, (variance / num_draws).sqrt())
 
 
+@undisturbed()
+def check_labels(decomposition: Decomposition) -> None:
+    """Refuse a loss that is the likelihood of no labels, so that F is not G; one forward pass.
+
+    Raises:
+        InputError: it has no labels to sample.
+    """
+    risk = decomposition.risk
+    x, y = next(iter(risk.microbatches()))
+    at = risk.loss.at(risk.outputs(x).detach(), y)
+    at.sampled_cotangent(at.draw(len(y), torch.Generator(risk.device)))
+
+
 def of_drawn_labels(
     risk: EmpiricalRisk, v: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:

@@ -1,1 +1,1 @@
-"""The papers' ten findings as studies: declared before they are run, with a verdict each."""
+"""The papers' findings as studies: declared before they are run, with a verdict each."""

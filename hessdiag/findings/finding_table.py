@@ -1,4 +1,4 @@
-"""The ten findings, each with its grid and its statements at both scales.
+"""The ten findings and one more, each with its grid and its statements at both scales.
 
 Fixed before the seeds of ``docs/findings.md`` were run, which also says what was tried before.
 """
@@ -22,6 +22,7 @@ from hessdiag.findings.finding_grids import (
     traces_of_penalties,
     without_nme,
 )
+from hessdiag.findings.implicit_penalty import KINDS, SHARES, orders
 from hessdiag.findings.kink_bands import bands
 
 DAUPHIN = "Dauphin, Agarwala and Mobahi (2024)"
@@ -75,6 +76,24 @@ _ONE = Design(
     axis="β",
     shown="area",
     compute=bands,
+)
+
+_SGD = Design(
+    "digits-wrn10-1",
+    choices={f"{kind} {share:g}": Choice(kind, share, {}) for kind in KINDS for share in SHARES},
+    statements=tuple(
+        Statement(
+            f"{kind}, ρ = {share:g} η: the paths part as η^{order}, to a power of 0.3",
+            (Term(1, f"{kind} {share:g}", "order"), Term(-order, f"{kind} 0", "one")),
+            "near",
+            0.3,
+        )
+        for kind in KINDS
+        for share, order in zip(SHARES, (1, 2, 1), strict=True)
+    ),
+    axis="ρ/η",
+    shown="order",
+    compute=orders,
 )
 
 _RISE, _FALL, _FLAT = (0.0, 0.5, 0.9, 1.0), (0.0, -0.1, -0.5, -1.2), (0.0, 0.0, 0.0, 0.0)
@@ -188,6 +207,14 @@ FINDINGS = {
                 "small": small(noise_stability(3e-3, 8, {"activation": "gelu"})),
                 "paper": paper(noise_stability(1e-4, 5, {}), FINETUNE),
             },
+        ),
+        Finding(
+            11,
+            "sgd",
+            "steps η of SGD follow gradient flow with the penalty ρ‖∇L‖² at ρ = η/4",
+            f"{DAUPHIN}, appendix B.4; Smith et al. (2021)",
+            {"order": (1.0, 2.0, 1.0)},
+            {"small": (_SGD,), "paper": (_SGD,)},
         ),
     )
 }

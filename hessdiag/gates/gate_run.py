@@ -13,6 +13,7 @@ from torch import nn
 from hessdiag import results
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.kernels import undisturbed
+from hessdiag.curvature.sampled_fisher import check_labels
 from hessdiag.errors import InputError
 from hessdiag.gates import readings
 from hessdiag.gates.gate_result import GateCost, GateReport, GateSettings
@@ -34,8 +35,8 @@ from hessdiag.spectra.spectrum_run import spectrum
 BASELINE_PROBES = 256
 """Probes where no limits are set: a baseline has to be worth comparing with."""
 
-_UNBOUNDED = ("perturbation", "fisher")
-"""Sources whose estimates have no interval that is certain."""
+_IN_SPECTRA = ("spectrum", "fisher")
+"""Sources that a spectrum tells of: tr F is tr G, whose probes have bounds, unlike drawn labels."""
 
 Limits = Sequence[Limit] | Mapping[str, Any]
 Stored = Result | Mapping[str, Any] | str
@@ -63,9 +64,12 @@ def gate(
     :class:`hessdiag.gates.sequential.SequentialTest`. The eigenvalues of a part lie in their
     intervals but for a chance of 1e-6, which counts; Lanczos goes on until it decides their limits,
     or rounding is all that is left. Loss, accuracy, sparsity and sharpness are exact on the data.
-    What a spectrum holds where it is asked for meets ``max_probes`` probes, at most 256, at once.
+    ``fisher.trace`` is measured as tr G, and ``fisher.nme_trace`` is 0, as eqs. 4-6 of Dauphin,
+    Agarwala and Mobahi (2024) say. The interval of a perturbation gap takes the kurtosis of its
+    draws for 15 at most, as that of quadratic forms is, which they are to order σ².
 
-    Cost: that of :func:`hessdiag.spectrum` for the parts, eigenvalues and probes needed.
+    Cost: that of :func:`hessdiag.spectrum` for the parts, eigenvalues and probes needed; of
+    classes, kernel and perturbations at most twice that of the last look.
 
     Args:
         model: any ``nn.Module`` from a batch to one tensor; nothing of it is changed.
@@ -104,8 +108,10 @@ def gate(
     }
     known: dict[str, Reading | Missing] = {}
     for name, metric in wanted.items():
-        if metric.source in _UNBOUNDED:
-            known[name] = Missing("the gate does not measure it; give it a report")
+        if metric.source == "fisher":
+            check_labels(decomposition)
+        if metric.name == "fisher.nme_trace":
+            known[name] = Reading(0.0)
         elif (
             metric.source == "spectrum"
             and metric.layer is not None
@@ -119,31 +125,41 @@ def gate(
     further = {
         name: metric
         for name, metric in wanted.items()
-        if name not in known and metric.source != "spectrum"
+        if name not in known and metric.source not in _IN_SPECTRA
     }
-    conditions = Conditions(min(BASELINE_PROBES, max_probes), seed)
-    known |= measure(further, decomposition, conditions)
-    spectral = {name: metric for name, metric in wanted.items() if name not in known}
+    repeated = {name: metric for name, metric in further.items() if metric.is_sampled}
+    exact = {name: metric for name, metric in further.items() if name not in repeated}
+    known |= measure(exact, decomposition, Conditions(FIRST_LOOK, seed))
+    spectral = {name: of for name, of in wanted.items() if name not in known | repeated}
     sampled = {name: metric for name, metric in spectral.items() if metric.is_sampled}
     others = {name: metric for name, metric in spectral.items() if not metric.is_sampled}
 
     levels = Levels.of(chosen, 1 - confidence)
+    bases_of = {limit: bases.get(limit) for limit in chosen}
     sequential = [
-        (limit, base)
-        for limit in chosen
-        if limit.metric in sampled
-        if not isinstance(base := bases.get(limit), Missing)
+        [
+            (limit, base)
+            for limit, base in bases_of.items()
+            if limit.metric in group and not isinstance(base, Missing)
+        ]
+        for group in (sampled, repeated)
     ]
-    at_once = sum(limit.metric in further and limit.parsed.is_sampled for limit in chosen)
-    num_sampled = max(len(sequential) + at_once, 1)
-    test = SequentialTest(
-        sequential,
-        confidence=1 - levels.sampled * max(len(sequential), 1) / num_sampled,
-        max_probes=max_probes,
-        is_late=None
-        if max_seconds is None  # all processes stop together
-        else lambda: processes.agreed(time.perf_counter() - began >= max_seconds),
+    is_late = None if max_seconds is None else functools.partial(_is_late, began + max_seconds)
+    num_sampled = max(sum(map(len, sequential)), 1)
+    test, by_looks = (
+        SequentialTest(
+            limits,
+            confidence=1 - levels.sampled * max(len(limits), 1) / num_sampled,
+            max_probes=max_probes,
+            is_late=is_late,
+        )
+        for limits in sequential
     )
+    count = 0
+    for count in by_looks.looks() if repeated else ():
+        known |= measure(repeated, decomposition, Conditions(count, seed))
+        for limit, _ in sequential[1]:
+            by_looks.judge(limit, known[limit.metric])
     first = FIRST_LOOK if chosen else min(BASELINE_PROBES, max_probes)
     # one run each, so that parts of which traces alone are wanted take no Lanczos steps
     runs: list[tuple[dict[str, Metric], dict[str, Any]]] = [
@@ -163,6 +179,7 @@ def gate(
     return GateReport.judged(
         (
             test.findings.get(limit)
+            or by_looks.findings.get(limit)
             or _finding(
                 limit, known[limit.metric], bases.get(limit), levels.of_one(limit, num_sampled)
             )
@@ -170,7 +187,7 @@ def gate(
         ),
         GateSettings(confidence, max_probes, max_seconds, seed),
         {name: found for name, found in known.items() if isinstance(found, Reading)},
-        GateCost(time.perf_counter() - began, num_probes if sampled else 0),
+        GateCost(time.perf_counter() - began, max(count, num_probes if sampled else 0)),
         num_parameters=decomposition.num_parameters,
         num_samples=num_samples,
     )
@@ -215,6 +232,10 @@ def review(
         GateSettings(confidence),
         cost=GateCost(time.perf_counter() - began),
     )
+
+
+def _is_late(end: float) -> bool:
+    return processes.agreed(time.perf_counter() >= end)  # all processes stop together
 
 
 def _settled(limits: Limits) -> tuple[Limit, ...]:

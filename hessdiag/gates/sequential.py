@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hessdiag.gates.limits import Limit
 from hessdiag.gates.verdicts import INCONCLUSIVE, Finding, judge
@@ -62,6 +62,23 @@ class SequentialTest:
         waiting = {name for limit in self._open() for name in limit.parsed.parts}
         return late or part not in waiting
 
+    def looks(self) -> Iterator[int]:
+        """Give the number of probes of each look in turn, until every limit is decided."""
+        count = min(self.first, self.max_probes)
+        yield count
+        while self._open() and count < self.max_probes:
+            if self.is_late is not None and self.is_late():
+                return
+            count = min(2 * count, self.max_probes)
+            yield count
+
+    def judge(self, limit: Limit, reading: Reading | Missing) -> None:
+        """Take what a look of :meth:`looks` told of a limit; what is missing stays so."""
+        if isinstance(reading, Missing):
+            self._baselines.pop(limit, None)
+        elif limit in self._open():
+            self._judge(limit, reading)
+
     def _open(self) -> list[Limit]:
         return [
             limit
@@ -76,12 +93,15 @@ class SequentialTest:
         return late or known >= min(self.first << self._looks[limit], self.max_probes)
 
     def _look(self, limit: Limit, look: Look) -> None:
-        metric, baseline = limit.parsed, self._baselines[limit]
+        metric = limit.parsed
         self._looks[limit] += 1
         self._seen[limit] = min(len(look.parts[part].samples) for part in metric.parts)
         reading = metric.read(look)
-        if isinstance(reading, Missing):
-            return
+        if not isinstance(reading, Missing):
+            self._judge(limit, reading)
+
+    def _judge(self, limit: Limit, reading: Reading) -> None:
+        metric, baseline = limit.parsed, self._baselines[limit]
         if baseline is None:
             interval = metric.interval(reading, 1 - self.alpha)
             self.findings[limit] = judge(limit, reading, interval)

@@ -210,12 +210,12 @@ TABLE = (
     Row(
         "perturbation.gap",
         "E L(θ + ε) − L(θ)",
-        functools.partial(_number, "perturbation.gap", "gap", source="perturbation"),
+        lambda: _elsewhere("perturbation.gap", "perturbation", _trace("gap")),
     ),
     Row(
         "perturbation.trace",
         "2/σ² of that, to be compared with tr H",
-        functools.partial(_number, "perturbation.trace", "trace", source="perturbation"),
+        lambda: _elsewhere("perturbation.trace", "perturbation", _trace("trace")),
     ),
     Row(
         "sharpness.sam",
@@ -249,7 +249,7 @@ TABLE = (
     Row(
         "fisher.trace",
         "tr F by labels drawn from the network: tr G",
-        functools.partial(_number, "fisher.trace", "trace", source="fisher"),
+        lambda: _elsewhere("fisher.trace", "fisher", _trace("gn")),
     ),
     Row(
         "fisher.nme_trace",

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from hessdiag.curvature.decomposition import Decomposition
-from hessdiag.curvature.perturbation import perturbation_gap
+from hessdiag.curvature.perturbation import gaps
 from hessdiag.curvature.sampled_fisher import sampled_fisher
 from hessdiag.curvature.scaled_curvature import (
     adam_scale,
@@ -79,8 +79,9 @@ def _sharpness(decomposition: Decomposition, _: list[Metric], __: Conditions) ->
 
 def _perturbation(decomposition: Decomposition, _: list[Metric], how: Conditions) -> Any:
     sigma2 = how.sigma2 or _SIGMA2
-    gap = perturbation_gap(decomposition.risk, sigma2, num_pairs=how.num_probes, seed=how.seed)
-    return SimpleNamespace(gap=gap, trace=gap.times(2 / sigma2))
+    found = gaps(decomposition.risk, sigma2, num_pairs=how.num_probes, seed=how.seed)
+    forms = {"gap": found, "trace": tuple(2 / sigma2 * gap for gap in found)}
+    return Look({name: Sampled(Samples((), (), forms=of)) for name, of in forms.items()})
 
 
 def _ntk(decomposition: Decomposition, metrics: list[Metric], how: Conditions) -> Look:
@@ -114,7 +115,9 @@ def _preconditioned(decomposition: Decomposition, _: list[Metric], how: Conditio
 
 
 def _fisher(decomposition: Decomposition, _: list[Metric], how: Conditions) -> Any:
-    return sampled_fisher(decomposition, num_draws=max(how.num_probes, 2), seed=how.seed)
+    found = sampled_fisher(decomposition, num_draws=max(how.num_probes, 2), seed=how.seed)
+    drawn = SimpleNamespace(trace=found.trace, samples=None)  # no bound of their tails is certain
+    return SimpleNamespace(parts={"gn": drawn}, nme_trace=found.nme_trace)
 
 
 _SOURCES: dict[str, Callable[[Decomposition, list[Metric], Conditions], Any]] = {

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hessdiag import InputError
-from hessdiag.findings import gpu_hours, run_statistics
+from hessdiag.findings import gpu_hours, implicit_penalty, run_statistics
 from hessdiag.findings.finding import Statement, Term, verdict
 from hessdiag.findings.finding_grids import without_nme
 from hessdiag.findings.finding_table import FINDINGS, chosen
@@ -70,7 +71,7 @@ def test_every_study_can_be_run(scale):
                 assert {term.choice for term in statement.terms} <= {*design.choices}
             runs = plan.configs(design, 10)
             assert runs.keys() == ({} if design.compute else design.choices).keys()
-    assert len(FINDINGS) == 10
+    assert [*FINDINGS] == [*range(1, 12)]
 
 
 def test_findings_share_their_runs():
@@ -82,7 +83,7 @@ def test_findings_share_their_runs():
 def test_findings_are_chosen_by_number_and_name():
     assert [finding.number for finding in chosen(["nso", "1", "10"])] == [10, 1]
     with pytest.raises(InputError, match="finding"):
-        chosen(["11"])
+        chosen(["12"])
 
 
 def test_costs_are_those_of_the_recipes():
@@ -136,6 +137,33 @@ def test_relus_nme_is_on_its_kinks():
     assert jumps.sum() > 50
     assert marked[1:][jumps].all()
     assert 0 < marked.mean() < 0.2
+
+
+def test_sgd_follows_the_flow_with_a_quarter_of_its_step():
+    """The paths of a quadratic are closed forms in the eigenvalues of XᵀX."""
+    (design,) = FINDINGS[11].designs["small"]
+    numbers = {seed: implicit_penalty.orders(seed) for seed in (4,)}
+    for seed, found in numbers.items():
+        generator = torch.Generator().manual_seed(seed)
+        x, y = (torch.randn(32, size, generator=generator).double() for size in (8, 3))
+        x = torch.cat([x, torch.ones(32, 1)], 1)  # the bias
+        h = 2 * x.T @ x / (32 * 3)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            start = torch.nn.Linear(8, 3).double()
+        theta = torch.cat([start.weight, start.bias[:, None]], 1).detach()
+        minimum = torch.linalg.lstsq(x, y).solution.T
+        values, vectors = torch.linalg.eigh(h)
+        away = (theta - minimum) @ vectors
+        for share in implicit_penalty.SHARES:
+            eta = 0.08
+            stepped = (1 - eta * values) ** 8
+            flowed = (-0.64 * (values + 2 * share * eta * values**2)).exp()
+            miss = (away * (stepped - flowed)).norm() / (away * (stepped - 1)).norm()
+            assert found[f"quadratic {share:g}"]["miss"] == pytest.approx(float(miss), rel=0.02)
+    for statement in design.statements:
+        (missed,) = judge(statement, numbers, 0.95).values.values()
+        assert abs(missed) < 0.15, statement.says
 
 
 @pytest.mark.slow

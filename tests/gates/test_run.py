@@ -118,10 +118,9 @@ def test_layers_and_shares_are_measured():
             }
         }
     )
-    assert verdicts(found) == ["pass", "fail", "fail", "pass", "fail"]
+    assert verdicts(found) == ["pass", "fail", "fail", "pass", "pass"]
     assert found.findings[1].reason == "it is missing: there is no such parameter"
     assert found.readings["sparsity.nonzero"].value == 1.0  # GELU's φ'' is everywhere
-    assert "does not measure it" in found.findings[4].reason
 
 
 def test_an_accuracy_that_is_not_there_fails():

@@ -13,9 +13,10 @@ from hessdiag.curvature.scaled_curvature import adam_scale, class_traces, precon
 from hessdiag.curvature.sharpness import sharpness
 from hessdiag.curvature.tangent_kernel import tangent_kernel
 from hessdiag.gates import readings
+from hessdiag.gates.gate_run import review
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Missing
-from hessdiag.spectra.further_metrics import Conditions
+from hessdiag.spectra.further_metrics import Conditions, measure
 from hessdiag.training import tracking
 from tests.cases import BY_NAME
 from tests.oracles import dense
@@ -84,13 +85,55 @@ def test_tracking_and_gates_measure_the_same(report):
     assert hessdiag.gate(MODEL, BATCHES, {"max": wide}, loss=LOSS).verdict == "pass"
 
 
-def test_the_gate_cannot_bound_all(report):
-    limits = {"fisher.trace": 1, "ntk.change": 1, "hessian.classes.7.trace": 1}
+def test_the_gate_does_not_have_all():
+    limits = {"ntk.change": 1, "hessian.classes.7.trace": 1}
     found = hessdiag.gate(MODEL, BATCHES, {"max": limits}, loss=LOSS)
-    reasons = ["does not measure", "tracked along a run", "no example is of class 7"]
+    reasons = ["tracked along a run", "no example is of class 7"]
     for one, words in zip(found.findings, reasons, strict=True):
         assert one.verdict == "fail"
         assert words in one.reason
+
+
+def test_the_gate_takes_the_fisher_matrix_for_what_it_is(report):
+    """Drawn labels have no bound: tr F is tr G, and the NME of drawn labels 0."""
+    truth = float(dense(MODEL, BATCHES, LOSS).gn.trace())
+    for kind, factor in (("max", 1.5), ("min", 0.5)):
+        limits = {kind: {"fisher.trace": factor * truth, "fisher.nme_trace": 0.0}}
+        assert hessdiag.gate(MODEL, BATCHES, limits, loss=LOSS).verdict == "pass"
+    assert (
+        hessdiag.gate(MODEL, BATCHES, {"max": {"fisher.trace": truth / 2}}, loss=LOSS).verdict
+        == "fail"
+    )
+    stored = review(report, {"max": {"fisher.trace": 10 * truth}})
+    assert stored.verdict == "inconclusive"
+    with pytest.raises(InputError, match="no labels to sample"):
+        hessdiag.gate(MODEL, BATCHES, limits, loss=lambda z, y: (z[:, 0] - y).square().mean())
+
+
+def test_perturbations_classes_and_kernels_meet_more_probes_until_they_are_decided(report):
+    for name, count in (("hessian.classes.1.trace", 32), ("perturbation.gap", 128)):
+        wide = {"max": {name: 20 * report.metrics[name].value}}
+        found = hessdiag.gate(MODEL, BATCHES, wide, loss=LOSS)
+        assert (found.verdict, found.num_probes) == ("pass", count), name
+    kernel = report.metrics["ntk.trace"].value
+    found = hessdiag.gate(MODEL, BATCHES, {"max": {"ntk.trace": 1.5 * kernel}}, loss=LOSS)
+    assert found.verdict == "pass"
+    assert found.num_probes in {64, 128, 256}
+    tight = {"max": {"ntk.trace": 1.001 * kernel}}
+    found = hessdiag.gate(MODEL, BATCHES, tight, loss=LOSS, max_probes=50)
+    assert (found.verdict, found.num_probes) == ("inconclusive", 50)
+    found = hessdiag.gate(MODEL, BATCHES, tight, loss=LOSS, max_probes=50, max_seconds=0)
+    assert found.num_probes == 32
+
+
+def test_the_interval_of_a_gap_holds_half_the_trace():
+    trace = float(dense(MODEL, BATCHES, LOSS).hessian.trace())
+    decomposition = Decomposition(MODEL, BATCHES, LOSS)
+    gap = {"perturbation.trace": metric_table.parse("perturbation.trace")}
+    for seed in range(5):
+        reading = measure(gap, decomposition, Conditions(128, seed))["perturbation.trace"]
+        low, high = gap["perturbation.trace"].interval(reading, 0.95)
+        assert low < trace < high < 3 * trace
 
 
 def test_reports_keep_them_for_gates_texts_and_comparisons(report, tmp_path):
