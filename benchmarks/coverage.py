@@ -125,13 +125,13 @@ def of_network(decomposition: Decomposition) -> dict[str, tuple[list[float], flo
     eye = torch.eye(space, dtype=risk.dtype)
     products = vars(decomposition.products(eye))
     traces = {part: float(products[part].trace()) for part in PARTS}
-    shared = find_signs(decomposition, 0).shared
+    places = find_signs(decomposition, 0).places
     held = {part: np.zeros(len(NETWORK_PROBES)) for part in PARTS}
     errors: dict[str, list[float]] = {part: [] for part in PARTS}
     spreads: dict[str, list[float]] = {part: [] for part in PARTS}
     for seed in range(NETWORK_SEEDS):
         probes = Probes(space, seed=seed, dtype=risk.dtype, device=risk.device)
-        signs = ExampleSigns(decomposition.layout, stream(seed, "signs"), shared)
+        signs = ExampleSigns(decomposition.layout, stream(seed, "signs"), places)
         forms = quadratic_forms(decomposition, probes.rows(0, max(NETWORK_PROBES)), signs)
         for part in PARTS:
             for index, count in enumerate(NETWORK_PROBES):

@@ -48,10 +48,18 @@ class Jet:
 def find_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
     """Find the rule for a call; None if there is none."""
     name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
+    if name == "pow" and not _is_square(*args, **kwargs):
+        return None
+    if name == "einsum" and len(args) > 3:
+        return None
     if name in _RULES:
         return _RULES[name]
     curve = find_curve(func, args, kwargs)
     return None if curve is None else partial(_elementwise, curve)
+
+
+def _is_square(_: Any, exponent: Any) -> bool:
+    return isinstance(exponent, (int, float)) and exponent == 2
 
 
 # of one tensor
@@ -98,10 +106,18 @@ def _max_pool(func: Any, x: Jet, *rest: Any, **options: Any) -> Derivatives:
     return _linear(pick, x)
 
 
-def _power(func: Any, x: Jet, exponent: Any) -> Derivatives:
-    if exponent != 2:
-        raise Unsupported("a power other than 2")
-    return _elementwise(_SQUARE, func, x)
+def _softmax(_: Any, x: Jet, dim: int, *__: Any, **options: Any) -> Derivatives:
+    """ẏ = y ∘ (ẋ − ⟨y, ẋ⟩) and ÿ = y ∘ (w − ⟨y, w⟩) with w = (ẋ − ⟨y, ẋ⟩)² + ẍ."""
+    y = torch.softmax(x.value, dim, options.get("dtype"))
+    slope = x.first - (y * x.first).sum(dim, keepdim=True)
+    w = slope.square() if x.second is None else torch.addcmul(x.second, slope, slope)
+    return y * slope, y * (w - (y * w).sum(dim, keepdim=True))
+
+
+def _masked_fill(func: Any, x: Any, mask: Tensor, value: Any) -> Derivatives:
+    if isinstance(value, Jet) or not isinstance(x, Jet):
+        raise Unsupported("a fill that depends on the parameters")
+    return _linear(lambda derivative: func(derivative, mask, 0.0), x)
 
 
 # of several tensors
@@ -127,7 +143,32 @@ def _divide(func: Any, x: Any, other: Any) -> Derivatives:
 
 
 def _matmul(func: Any, x: Any, other: Any) -> Derivatives:
-    return _product(func, x, other)
+    """Multiply; where the second is a parameter, each example may have its own."""
+    x = shared(x)
+
+    def multiply(a: Any, b: Any) -> Tensor:
+        if isinstance(b, Signed):
+            return b.times(func, a, transposed=True)
+        return func(a, b)
+
+    return _product(multiply, x, other)
+
+
+def _added_matmul(
+    _: Any, x: Any, one: Any, other: Any, *, beta: float = 1, alpha: float = 1
+) -> Derivatives:
+    """Differentiate ``β x + α (one @ other)``."""
+    product = Jet(None, *_matmul(torch.matmul, one, other))
+    x = _by_channel(x, 0, _jet(one).value) if _jet(x).value.ndim == 1 else shared(x)
+    scaled = [Jet(None, *_product(mul, of, by)) for of, by in ((x, beta), (product, alpha))]
+    return _sums(*scaled)
+
+
+def _einsum(func: Any, equation: Any, *operands: Any) -> Derivatives:
+    tensors = operands[0] if isinstance(operands[0], (tuple, list)) else operands
+    if len(tensors) == 1:
+        return _linear(lambda x: func(equation, x), tensors[0])
+    return _product(lambda x, y: func(equation, x, y), *tensors)
 
 
 def _weighted(
@@ -177,13 +218,8 @@ def _embedding(func: Any, indices: Tensor, weight: Any, *rest: Any, **options: A
     first = weight.first
     if not isinstance(first, Signed):
         return _linear(lambda w: func(indices, w, *rest, **options), weight)
-    if indices.ndim == 0 or len(indices) != len(first.rows):
-        return func(indices, first.shared(), *rest, **options), None
-    found = func(indices, first.v, *rest, **options)
-    rows = first.rows.gather(1, indices.flatten(1)).view(*indices.shape, 1)
-    assert first.columns is not None
-    columns = first.columns.view(len(indices), *(1,) * (indices.ndim - 1), -1)
-    return found * rows * columns, None
+    found = first.looked_up(lambda v: func(indices, v, *rest, **options), indices)
+    return found, None
 
 
 def _join(func: Any, tensors: Any, *rest: Any, **options: Any) -> Derivatives:
@@ -276,27 +312,34 @@ def _by_channel(x: Any, num_dims: int, beside: Tensor | None = None) -> Jet:
 
 _SQUARE = Curve(torch.square, lambda x: 2 * x, lambda _: torch.tensor(2.0))
 _RECIPROCAL = Curve(torch.reciprocal, lambda x: -(x**-2), lambda x: 2 * x**-3)
+_EXP = Curve(torch.exp, torch.exp, torch.exp)
 _RSQRT = Curve(torch.rsqrt, lambda x: -0.5 * x**-1.5, lambda x: 0.75 * x**-2.5)
 _LINEAR = (
     *("view", "view_as", "reshape", "flatten", "permute", "transpose", "t", "T", "mT", "movedim"),
     *("squeeze", "unsqueeze", "expand", "expand_as", "contiguous", "clone", "to", "neg"),
     *("__getitem__", "chunk", "split", "unbind", "sum", "mean", "avg_pool1d", "avg_pool2d"),
     *("avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+    *("unflatten", "repeat", "repeat_interleave", "narrow", "select", "index_select", "roll"),
+    *("flip", "swapaxes", "float", "double", "type_as", "tril", "triu", "cumsum"),
     "total",  # over processes
 )
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_LINEAR, _linear),
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), _max_pool),
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weighted),
-    **dict.fromkeys(("matmul", "mm", "bmm"), _matmul),
+    **dict.fromkeys(("matmul", "mm", "bmm", "__matmul__"), _matmul),
+    **dict.fromkeys(("addmm", "baddbmm"), _added_matmul),
+    "einsum": _einsum,
+    "softmax": _softmax,
+    "masked_fill": _masked_fill,
     **dict.fromkeys(("add", "add_"), _add),
     **dict.fromkeys(("sub", "sub_"), _subtract),
     **dict.fromkeys(("mul", "mul_"), _multiply),
     **dict.fromkeys(("div", "div_"), _divide),
     **dict.fromkeys(("cat", "stack"), _join),
     "__rsub__": lambda func, x, other: _subtract(func, other, x),
-    "pow": _power,
-    "square": partial(_elementwise, _SQUARE),
+    **dict.fromkeys(("pow", "square"), lambda func, x, *_, **__: _elementwise(_SQUARE, func, x)),
+    "exp": partial(_elementwise, _EXP),
     "rsqrt": partial(_elementwise, _RSQRT),
     "pad": _pad,
     "dropout": _dropout,
@@ -304,5 +347,5 @@ _RULES: dict[str, Rule] = {
     "embedding": _embedding,
     "summed_loss": _loss,
 }
-SIGNED = (_weighted, _add, _multiply, _batch_norm, _embedding)
+SIGNED = (_weighted, _matmul, _added_matmul, _add, _multiply, _batch_norm, _embedding)
 """Rules that take tangents by example."""

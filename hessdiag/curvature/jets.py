@@ -11,6 +11,7 @@ and one that does but is not in the table, or was changed since, is :class:`Unsu
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,8 +20,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from hessdiag.curvature.attention import COMPOSED
 from hessdiag.curvature.example_signs import Signed
-from hessdiag.curvature.jet_rules import SIGNED, Jet, Unsupported, find_rule, shared
+from hessdiag.curvature.jet_rules import (
+    SIGNED,
+    Derivatives,
+    Jet,
+    Rule,
+    Unsupported,
+    find_rule,
+    shared,
+)
 
 
 class Jets(TorchFunctionMode):
@@ -66,23 +76,29 @@ class Jets(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name: str = func.__name__
+        if not torch.is_grad_enabled():
+            return func(*args, **kwargs)  # a constant
+        if name in COMPOSED:
+            with self:
+                result = COMPOSED[name](*args, **kwargs)
+            if result is not None:
+                return result
+        in_place = _is_in_place(name, kwargs)
         rule = find_rule(func, args, kwargs)
-        if rule is None or not torch.is_grad_enabled():
-            return func(*args, **kwargs)  # a constant, or not in the table
-        in_place = kwargs.get("inplace") or (name.endswith("_") and not name.endswith("__"))
+        if rule is None or not _takes(rule, func, args, kwargs):
+            if self._graph or name in _COPYING:
+                return func(*args, **kwargs)  # not in the table, if it depends on θ
+            rule = _by_forward_mode
         before = (self._copied(args[0]), *args[1:]) if in_place and args else args
         lifted = self._lifted if rule in SIGNED else self._plain
-        jets, options = _mapped(lifted, before), _mapped(lifted, kwargs)
+        given = _mapped(lifted, (before, kwargs)) if in_place else None
         result = func(*args, **kwargs)
         outputs = [output for output in _tensors(result) if output.requires_grad]
         if not outputs:
             return result
-        try:
-            call = inspect.signature(rule).bind(func, *jets, **options)
-        except TypeError as error:
-            raise Unsupported(f"{name}, called in a way of its own") from error
+        jets, options = given or _mapped(lifted, (before, kwargs))
         with torch.set_grad_enabled(self._graph):
-            first, second = (list(_tensors(d)) for d in rule(*call.args, **call.kwargs))
+            first, second = (list(_tensors(d)) for d in rule(func, *jets, **options))
         for i, output in enumerate(outputs):
             self._keep(output, first[i], second[i] if second else None)
         return result
@@ -106,14 +122,61 @@ class Jets(TorchFunctionMode):
         return copy
 
 
-def _mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """Map the tensors in arguments; all else stays."""
-    if isinstance(value, Tensor):
+_COPYING = ("copy_", "__setitem__")
+
+
+def _is_in_place(name: str, kwargs: dict[str, Any]) -> bool:
+    return bool(kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
+
+
+def _takes(rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Tell whether a rule knows a function called in this way."""
+    try:
+        inspect.signature(rule).bind(func, *args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _by_forward_mode(func: Any, *args: Any, **options: Any) -> Derivatives:
+    """Differentiate what has no rule of its own: forward mode within forward mode.
+
+    Some twice the cost of a rule.
+    """
+    jets: list[Jet] = []
+    _mapped(jets.append, (args, options), Jet)
+    values = tuple(jet.value.detach() for jet in jets)
+    firsts = tuple(torch.zeros_like(j.value) if j.first is None else j.first for j in jets)
+    seconds = tuple(torch.zeros_like(j.value) if j.second is None else j.second for j in jets)
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        left = iter(tensors)
+        given, named = _mapped(lambda _: next(left), (args, options), Jet)
+        if _is_in_place(func.__name__, options):
+            given = given[0].clone(), *given[1:]
+        results = _tensors(func(*given, **named))
+        return tuple(result for result in results if result.is_floating_point())
+
+    def slope(at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return torch.func.jvp(function, at, along)[1]
+
+    try:
+        with warnings.catch_warnings():  # of torch's own, the first time
+            warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
+            first, second = torch.func.jvp(slope, (values, firsts), (firsts, seconds))[:2]
+    except (RuntimeError, NotImplementedError) as error:
+        raise Unsupported(f"{func.__name__}, which has no forward mode") from error
+    return first, second
+
+
+def _mapped(function: Callable[[Any], Any], value: Any, kind: type = Tensor) -> Any:
+    """Map the tensors in arguments, or what is of another kind; all else stays."""
+    if isinstance(value, kind):
         return function(value)
     if isinstance(value, dict):
-        return {key: _mapped(function, item) for key, item in value.items()}
+        return {key: _mapped(function, item, kind) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        items = [_mapped(function, item) for item in value]
+        items = [_mapped(function, item, kind) for item in value]
         return items if isinstance(value, list) else tuple(items)
     return value
 

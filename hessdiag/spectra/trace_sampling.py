@@ -15,7 +15,7 @@ from msgspec import structs
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.exact_trace import gn_trace
 from hessdiag.curvature.example_signs import ExampleSigns
-from hessdiag.curvature.forms import find_signs, quadratic_forms
+from hessdiag.curvature.forms import check_forms, find_signs, quadratic_forms
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Outcome, drive
@@ -155,6 +155,7 @@ def choose(
     few = min(max(2, min(_PILOT_EXAMPLES, -(-num_examples // 8))), num_examples)
     probes = probes_of(decomposition, stream(seed, "pilot")).rows(0, _PILOT_PROBES)
     try:
+        check_forms(decomposition, stream(seed, "signs"))
         shared = quadratic_forms(decomposition, probes, num_examples=few)
     except Unsupported as error:
         return Sampling(PRODUCTS, f"Taylor mode does not go through {error}"), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hessdiag.curvature import jet_rules
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.example_signs import Signed
-from hessdiag.curvature.forms import find_signs, quadratic_forms
+from hessdiag.curvature.forms import check_forms, find_signs, quadratic_forms
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.parts import PARTS
 from tests.cases import BY_NAME, CASES, VECTORS, Case, generator, labels, mlp, normal, seeded, split
@@ -22,7 +24,6 @@ from tests.together import together
 
 F64 = torch.float64
 TOLERANCE = 1e-12
-ATTENTION = ("attention", "causal-attention")
 
 
 class Tokens(nn.Module):
@@ -57,6 +58,38 @@ class Groups(nn.Module):
         return self.head(self.conv3(F.silu(self.conv3(x))).mean(2))
 
 
+class Flattened(nn.Module):
+    """Layers that see ``(N t, …)``, the second with its weight transposed, as GPT-2's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weight = nn.Linear(2, 4), nn.Parameter(torch.randn(4, 3))
+        self.bias = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x.reshape(-1, 2)))
+        return torch.addmm(self.bias, y, self.weight).tanh().view(len(x), -1, 3).mean(1) + (
+            y.view(len(x), -1, 4).mean(1) @ self.weight
+        )
+
+
+class Encoder(nn.Module):
+    """A layer of torch's own, time first, and one with the examples first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(4, 4)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(4, 2, 5, activation="gelu", batch_first=first)
+            for first in (False, True)
+        )
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.layers[0](self.embedding(tokens.mT))
+        return self.head(self.layers[1](x.transpose(0, 1)).mean(1))
+
+
 class OfTwoInputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -71,8 +104,10 @@ def of_tokens() -> list[tuple[Tensor, Tensor]]:
 
 
 SIGNED = [
-    *(case for case in CASES if case.name not in ATTENTION),
+    *CASES,
     Case("tokens", Tokens, of_tokens()),
+    Case("flattened", Flattened, split(normal(5, 6), labels(5), 2, 3)),
+    Case("encoder", Encoder, split(labels(5, 3, num_classes=4), labels(5), 2, 3)),
     Case("groups", Groups, split(normal(5, 2, 4), labels(5), 2, 3)),
 ]
 SHARED = {"shared": {"readout"}, "tokens": {"places"}}
@@ -94,7 +129,7 @@ def assert_forms(found: dict[str, np.ndarray], truth: Dense, rows: Tensor) -> No
         np.testing.assert_allclose(found[part], wanted[part], rtol=0, atol=TOLERANCE * scale)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.name not in ATTENTION], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_forms_are_those_of_the_matrices(case: Case) -> None:
     decomposition = Decomposition(*case)
     rows = torch.randn(3, decomposition.layout.size, generator=generator(1), dtype=F64)
@@ -247,11 +282,35 @@ def test_examples_that_meet_have_no_tangents_of_their_own(
         find_signs(decomposition, 0)
 
 
-@pytest.mark.parametrize("name", ATTENTION)
-def test_what_has_no_rule_is_unsupported(name: str) -> None:
-    decomposition = Decomposition(*BY_NAME[name])
+class Doubled(torch.autograd.Function):
+    """What no mode sees."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
+        return 2 * grads[0]
+
+
+class Hidden(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return Doubled.apply(super().forward(x))
+
+
+def test_what_has_no_rule_is_unsupported() -> None:
+    decomposition = Decomposition(Hidden(4, 3).double(), [(VECTORS, labels(9))])
     with pytest.raises(Unsupported):
-        quadratic_forms(decomposition, torch.zeros(1, decomposition.layout.size, dtype=F64))
+        quadratic_forms(decomposition, torch.zeros(1, 15, dtype=F64))
+
+
+def test_a_rule_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    decomposition = Decomposition(*BY_NAME["causal-attention"])
+    check_forms(decomposition, 0)
+    monkeypatch.setitem(jet_rules._RULES, "softmax", lambda _, x, *__: (x.first, None))
+    with pytest.raises(Unsupported, match="differ"):
+        check_forms(decomposition, 0)
 
 
 class Moody(nn.Module):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from hessdiag.curvature.composition import Composed
 from hessdiag.curvature.jet_rules import Jet, Unsupported
 from hessdiag.curvature.jets import Jets
+from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.losses.loss_spec import resolve
 from hessdiag.losses.output_loss import summed_loss
 from hessdiag.nets import activations
@@ -22,7 +23,6 @@ from tests.cases import BY_NAME, CASES, VECTORS, generator, mlp, normal, seeded
 from tests.oracles import trainable
 
 TOLERANCE = 1e-10
-ATTENTION = ("attention", "causal-attention")
 
 
 def directions(parameters: list[Tensor], seed: int = 7) -> list[Tensor]:
@@ -33,7 +33,8 @@ def directions(parameters: list[Tensor], seed: int = 7) -> list[Tensor]:
 def in_time(function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Compute y, ẏ and ÿ of a function of t at 0, entry by entry in two reverse passes."""
     t = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    y = function(t)
+    with exact_kernels():  # whose attention has a second derivative
+        y = function(t)
     first, second = torch.zeros_like(y).flatten(), torch.zeros_like(y).flatten()
     for i, entry in enumerate(y.flatten()):
         (slope,) = torch.autograd.grad(
@@ -73,6 +74,7 @@ def assert_jet(jet: Jet, wanted: tuple[Tensor, ...]) -> None:
 
 OTHER, IMAGE, INDEX = normal(2, 4, 4, 4, seed=3), normal(2, 4, 4, 4, seed=4), torch.tensor([1, 0])
 WEIGHT = normal(3, 4, 3, 3, seed=5)
+SEEN = torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
 ROW = torch.linspace(-1.5, 2.0, 4, dtype=torch.float64)
 
 
@@ -170,6 +172,22 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "detach": lambda x, y: x * x.detach() + y,
     "no_grad": lambda x, _: no_grad_scale(x),
     "item": lambda x, _: x * x.detach().max().item(),
+    "softmax": lambda x, _: x.softmax(-1),
+    "softmax of a function": lambda x, _: F.softmax(x, dim=1),
+    "exponential": lambda x, _: x.exp(),
+    "masked fill": lambda x, y: x.masked_fill(y.detach() > 0, -3.0),
+    "addmm": lambda x, y: torch.addmm(y[0, 0, 0], x[0, 0], y[0, 1], beta=0.5, alpha=2),
+    "addmm with a frozen matrix": lambda x, _: torch.addmm(ROW, x[0, 0], OTHER[0, 0]),
+    "baddbmm": lambda x, y: torch.baddbmm(y[0], x[0], x[1]),
+    "einsum": lambda x, y: torch.einsum("abij,acjk->bcik", x, y),
+    "einsum of one": lambda x, _: torch.einsum("abii->ab", x),
+    "attention": lambda x, y: F.scaled_dot_product_attention(x, y, x * y),
+    "attention, causal": lambda x, y: F.scaled_dot_product_attention(x, y, y, is_causal=True),
+    "attention, masked": lambda x, y: F.scaled_dot_product_attention(x, y, y, SEEN, scale=0.3),
+    "attention, biased": lambda x, y: F.scaled_dot_product_attention(x, y, y, attn_mask=x),
+    "attention in groups": lambda x, y: F.scaled_dot_product_attention(
+        x, y[:, :2], y[:, 2:], enable_gqa=True
+    ),
     "comparison": lambda x, y: x * (x > y),
     "cross-entropy": lambda x, _: summed_loss(x[0, 0], torch.arange(4), resolve("cross-entropy")),
     "any loss": lambda x, _: summed_loss(x[0, 0], torch.arange(4), resolve(quartic)),
@@ -229,7 +247,7 @@ def test_normalisation_agrees_with_autograd(
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", [case.name for case in CASES if case.name not in ATTENTION])
+@pytest.mark.parametrize("name", [case.name for case in CASES])
 def test_networks_agree_with_autograd(name: str, training: bool) -> None:
     case = BY_NAME[name]
     model = case.make_model().train(training)
@@ -244,6 +262,86 @@ def test_activations_agree_with_autograd(name: str) -> None:
     model = seeded(lambda: mlp(partial(activations.make, name, beta), 4, 5, 4, 3))
     v = directions(list(model.parameters()))
     assert_jet(jet_of(model, v, VECTORS), network_in_time(model, v, VECTORS))
+
+
+# without a graph, what has no rule goes by forward mode
+
+BY_FORWARD_MODE: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "product": lambda x, _: x.cumprod(1),
+    "power": lambda x, y: x.square() ** (y / 4) + x**3,
+    "where": lambda x, y: torch.where(x > 0, x * y, y.sin()),
+    "largest": lambda x, _: x.max(1)[0],
+    "group norm": lambda x, y: F.group_norm(x, 2, y[0, 0, 0], y[0, 1, 0]),
+    "log softmax": lambda x, _: F.log_softmax(x, 1),
+    "hard swish": lambda x, _: F.hardswish(x),
+    "norm": lambda x, _: x.norm(dim=1),
+    "einsum of three": lambda x, y: torch.einsum("abij,abjk,abkl->abil", x, y, x),
+    "of lists": lambda x, y: torch.linalg.multi_dot([x[0, 0], y[0, 0], x[1, 1]]),
+    "in place": lambda x, y: F.hardswish((x * y).clamp_(-2.0), inplace=True).pow_(3),
+    "an option without a rule": lambda x, y: torch.add(x, y, alpha=2),
+    "larger": lambda x, y: torch.maximum(input=x, other=y),
+}
+
+
+@pytest.mark.parametrize("name", BY_FORWARD_MODE)
+def test_forward_mode_agrees_with_autograd(name: str) -> None:
+    parameters = list(base())
+    function = BY_FORWARD_MODE[name]
+    with Jets(parameters, directions(parameters), graph=False) as jets:
+        got = jets.of(function(*curved(*parameters)))
+    assert_jet(got, in_time(lambda t: function(*curved(*base(t)))))
+
+
+def heads(**options: Any) -> nn.Module:
+    return nn.MultiheadAttention(4, 2, **options)
+
+
+PADDED = torch.tensor([[0, 0, 1], [0, 0, 0]], dtype=torch.bool)
+LATER = torch.ones(3, 3, dtype=torch.bool).triu(1)
+HEADS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({}, {}),
+    "first examples, no bias": ({"batch_first": True, "bias": False}, {"need_weights": False}),
+    "padded": ({"batch_first": True}, {"key_padding_mask": PADDED}),
+    "causal": (
+        {"batch_first": True},
+        {"attn_mask": LATER, "is_causal": True, "need_weights": False},
+    ),
+    "both": (
+        {"batch_first": True},
+        {"attn_mask": LATER, "key_padding_mask": PADDED, "average_attn_weights": False},
+    ),
+    "by head": ({"batch_first": True}, {"attn_mask": torch.linspace(0, 1, 36).view(4, 3, 3)}),
+    "of other widths": ({"batch_first": True, "kdim": 5, "vdim": 3}, {}),
+    "with biases of its own": ({"batch_first": True, "add_bias_kv": True}, {}),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_agree_with_autograd(name: str) -> None:
+    options, call = HEADS[name]
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.fc = heads(**options), nn.Linear(4, 4)
+            for p in self.parameters():
+                nn.init.normal_(p, std=0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.fc(x).tanh()
+            keys = (x, x) if "kdim" not in options else (normal(2, 3, 5), normal(2, 3, 3))
+            y, weights = self.heads(x, *keys, **call)
+            return y if weights is None else torch.cat([y.flatten(), weights.flatten()])
+
+    model, x = seeded(Model).double().eval(), normal(2, 3, 4)
+    v = directions(list(trainable(model).values()))
+    call = {
+        key: of.double() if torch.is_tensor(of) and of.dtype == torch.float32 else of
+        for key, of in call.items()
+    }
+    with exact_kernels(), Jets(list(trainable(model).values()), v, graph=False) as jets:
+        jet = jets.of(model(x))
+    assert_jet(jet, network_in_time(model, v, x))
 
 
 # nothing is lost
@@ -297,9 +395,9 @@ REFUSED: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "a function of one's own at the end": lambda x, _: Doubled.apply(x),
     "a recurrent layer": lambda x, _: RECURRENT(x[0])[0],
     "a gradient": inner_gradient,
-    "softmax": lambda x, _: x.softmax(-1),
     "dropout": lambda x, _: F.dropout(x, 0.5),
     "a cube": lambda x, _: x**3,
+    "attention with dropout": lambda x, y: F.scaled_dot_product_attention(x, y, y, dropout_p=0.5),
     "a tensor's power": lambda x, y: x**y,
     "options without a rule": lambda x, y: torch.add(x, y, alpha=2),
     "a slice set": sliced,
@@ -330,14 +428,6 @@ def test_scripted_modules_are_refused() -> None:
     model.register_module("act1", torch.jit.script(nn.Tanh()))
     with pytest.raises(Unsupported):
         jet_of(model, directions(list(model.parameters())), VECTORS)
-
-
-@pytest.mark.parametrize("name", ATTENTION)
-def test_attention_is_refused(name: str) -> None:
-    case = BY_NAME[name]
-    model = case.make_model()
-    with pytest.raises(Unsupported):
-        jet_of(model, directions(list(model.parameters())), case.batches[0][0])
 
 
 def test_surrogate_activations_are_refused() -> None:

@@ -34,7 +34,7 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn1(self.conv1(x))
-        x = self.bn2(self.conv2(x * x.softmax(1)))
+        x = self.bn2(self.conv2(x * x.cumprod(1)))
         return self.fc(F.gelu(x).mean((2, 3)))
 
 
