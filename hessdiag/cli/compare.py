@@ -31,6 +31,7 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="Another of the same kind: what is now.")],
     settings: EstimatorSettings,
     which: options.ParameterOptions,
+    sharing: options.ShardOptions,
     subject: SubjectOptions,
     output: options.OutputOptions,
     allow_different_data: Annotated[
@@ -73,7 +74,7 @@ def compare(
                 hint="compare two reports of hessdiag spectrum",
             )
         with console.progress("compare", quiet=output.quiet) as bar:
-            found = _of_checkpoints(a, b, settings, which, subject, bar)
+            found = _of_checkpoints(a, b, settings, which, sharing, subject, bar)
     results.show(found, output)
 
 
@@ -94,11 +95,13 @@ def _of_checkpoints(
     b: str,
     settings: EstimatorSettings,
     which: options.ParameterOptions,
+    sharing: options.ShardOptions,
     subject: SubjectOptions,
     bar: Bar,
 ) -> Comparison:
     from hessdiag import compare as compute
     from hessdiag.comparisons.compare_run import check_same_data
+    from hessdiag.linalg import processes
     from hessdiag.subjects.subject import load
 
     first = load(a, subject)
@@ -118,6 +121,7 @@ def _of_checkpoints(
         unchecked=which.unchecked,
         bn=subject.bn,
         dtype=first.dtype,
+        shard=processes.mesh(sharing.shard, copies=sharing.copies),
         on_progress=bar.show,
         settings=settings,
     )

@@ -23,6 +23,7 @@ def gate(
         str, typer.Argument(help="A checkpoint, measured now, or a JSON report of any command.")
     ],
     which: options.ParameterOptions,
+    sharing: options.ShardOptions,
     network: SubjectOptions,
     output: options.OutputOptions,
     max_: Annotated[
@@ -86,6 +87,7 @@ def gate(
     """
     from hessdiag.cli import console
     from hessdiag.gates import gate_run, limits
+    from hessdiag.linalg import processes
     from hessdiag.subjects.subject import load
 
     results.check_targets(output, write_baseline, junit, gitlab)
@@ -135,6 +137,7 @@ def gate(
                 unchecked=which.unchecked,
                 bn=network.bn,
                 dtype=loaded.dtype,
+                shard=processes.mesh(sharing.shard, copies=sharing.copies),
                 seed=network.seed,
                 on_progress=bar.show,
                 **settings,

@@ -64,8 +64,7 @@ def measured(
     from hessdiag.linalg import processes
     from hessdiag.subjects.subject import load
 
-    with processes.in_turn():  # the first one downloads, the others find what it got
-        found = load(checkpoint, subject, as_built=checkpoint is None)
+    found = load(checkpoint, subject, as_built=checkpoint is None)
     report = compute(
         found.model,
         found.batches(),
@@ -75,7 +74,7 @@ def measured(
         unchecked=which.unchecked,
         bn=subject.bn,
         dtype=found.dtype,
-        shard=processes.mesh(sharing.shard, copies=sharing.copies) or False,
+        shard=processes.mesh(sharing.shard, copies=sharing.copies),
         on_progress=on_progress,
         settings=settings,
     )

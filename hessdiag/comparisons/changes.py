@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hessdiag.comparisons.compare_result import Change, Difference, Overlap
 from hessdiag.linalg.lanczos import RitzValue
+from hessdiag.linalg.space import FLAT, FlatSpace
 from hessdiag.linalg.trace import Estimate, Samples, estimate_mean
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Metric, eigenvalue_confidence
@@ -160,12 +161,12 @@ def undefined(part: Part, k: int) -> str | None:
     return None
 
 
-def overlap(a: Part, b: Part, k: int) -> Overlap:
+def overlap(a: Part, b: Part, k: int, space: FlatSpace = FLAT) -> Overlap:
     """Compare the eigenspaces of the k largest eigenvalues, whatever vectors span them."""
     assert a.eigenvectors is not None
     assert b.eigenvectors is not None
-    inner = a.eigenvectors[:k] @ b.eigenvectors[:k].to(a.eigenvectors).T
-    cosines = torch.linalg.svdvals(inner.double()).clamp(max=1.0)
+    inner = space.gram(a.eigenvectors[:k], b.eigenvectors[:k])
+    cosines = torch.linalg.svdvals(torch.from_numpy(inner)).clamp(max=1.0)
     return Overlap(
         value=float(cosines.square().mean()),
         cosines=tuple(cosines.tolist()),

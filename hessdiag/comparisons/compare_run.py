@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from msgspec import structs
@@ -25,7 +25,9 @@ from hessdiag.comparisons.compare_result import Change, Comparison, Densities, P
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.errors import InputError
+from hessdiag.linalg import processes
 from hessdiag.linalg.lanczos import RitzValue
+from hessdiag.linalg.space import FlatSpace
 from hessdiag.linalg.trace import Estimate
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.progress import Progress, Watch
@@ -34,6 +36,9 @@ from hessdiag.settings import settled
 from hessdiag.spectra.spectrum_result import Part, Report
 from hessdiag.spectra.spectrum_run import spectrum
 from hessdiag.spectra.spectrum_settings import EstimatorSettings, Settings
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def compare(
@@ -47,6 +52,7 @@ def compare(
     bn: str = "eval",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    shard: bool | DeviceMesh | None = False,
     unchecked: bool = False,
     on_progress: Watch | None = None,
     settings: EstimatorSettings | None = None,
@@ -72,6 +78,7 @@ def compare(
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
+        shard: as for :func:`hessdiag.spectrum`; of both networks.
         unchecked: go on where the network's derivatives are found to be wrong.
         on_progress: called after each microbatch.
         settings: how to compute; None for the defaults.
@@ -83,14 +90,17 @@ def compare(
     asked = settled(EstimatorSettings, settings, changes)
     if isinstance(batches, Iterator):
         batches = list(batches)
-    of_both = [Decomposition(m, batches, loss, params=params) for m in (model_a, model_b)]
-    for decomposition in of_both:
-        decomposition.check_whole("a comparison")
-    layouts = [decomposition.layout for decomposition in of_both]
-    paired = layouts[0] == layouts[1]
+    mesh = processes.mesh(shard)
+    risk, other = (
+        Decomposition(model, batches, loss, params=params, shard=mesh).risk
+        for model in (model_a, model_b)
+    )
+    alike = risk.layout == other.layout and risk.space.holds(other.space)
+    paired, size, space = not risk.anywhere(not alike), risk.num_parameters, risk.space
+    del risk, other
     shared: dict[str, Any] = {**dataclasses.asdict(asked), "eigenvectors": paired}
     if paired and asked.top_k:  # the next eigenvalue tells whether their space is defined
-        shared["top_k"] = asked.top_k + (asked.top_k < layouts[0].size)
+        shared["top_k"] = asked.top_k + (asked.top_k < size)
     done = 0.0
 
     def look(model: nn.Module, seed: int, runs_left: int) -> Report:
@@ -109,6 +119,7 @@ def compare(
             unchecked=unchecked,
             dtype=dtype,
             device=device,
+            shard=mesh,
             on_progress=show,
             settings=settled(Settings, None, {**shared, "seed": seed}),
         )
@@ -117,10 +128,10 @@ def compare(
     done = float(a.cost.passes["total"])
     b = look(model_b, asked.seed if paired else stream(asked.seed, "independent"), 1)
     if paired:
-        k, notes = min(asked.top_k, layouts[0].size), list[str]()
+        k, notes = min(asked.top_k, size), list[str]()
         parts: dict[str, PartChange] = {}
         for name, part in a.parts.items():
-            parts[name], reason = _paired(part, b.parts[name], k)
+            parts[name], reason = _paired(part, b.parts[name], k, space)
             if reason is not None:
                 notes.append(f"{name}: {reason}, so that the eigenspace is arbitrary: overlap null")
         metrics = listed(a, b, paired=True)
@@ -195,7 +206,7 @@ def check_same_data(a: str | None, b: str | None, *, hint: str) -> None:
         )
 
 
-def _paired(a: Part, b: Part, k: int) -> tuple[PartChange, str | None]:
+def _paired(a: Part, b: Part, k: int, space: FlatSpace) -> tuple[PartChange, str | None]:
     """Compare parts, and tell why there is no overlap of the k largest."""
     change = _by_samples(a, b)
     change = structs.replace(change, top=change.top[:k], bottom=change.bottom[:k])
@@ -203,7 +214,7 @@ def _paired(a: Part, b: Part, k: int) -> tuple[PartChange, str | None]:
         return change, None
     if reason := undefined(a, k) or undefined(b, k):
         return change, reason
-    return structs.replace(change, overlap=overlap(a, b, k)), None
+    return structs.replace(change, overlap=overlap(a, b, k, space)), None
 
 
 def _by_samples(a: Part, b: Part) -> PartChange:

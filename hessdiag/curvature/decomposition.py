@@ -164,8 +164,8 @@ class Decomposition:
         if self.risk.sharding is not None:
             raise InputError(
                 f"{what} takes a network that every process holds whole",
-                got="parameters that are DTensors",
-                hint="hessdiag.spectrum and Decomposition.products take them",
+                got="parameters cut over processes",
+                hint="spectra, gates, comparisons and products take them",
             )
 
     def displaced(self, vector: Tensor) -> Decomposition:

@@ -58,6 +58,11 @@ class Gathered:
 
         return _Layer.apply(call, *tensors)  # pyright: ignore[reportReturnType]
 
+    def shard_of(self, whole: Any) -> Any:
+        """Give the shard that a whole parameter was gathered from; anything else as it is."""
+        known = isinstance(whole, Tensor) and self._known.get(_key(whole.untyped_storage()))
+        return known[1] if known and not known[0].expired() else whole
+
     def _remember(self, whole: Tensor, shard: Tensor, spread: Spread) -> None:
         storage = whole.untyped_storage()
         if len(self._known) > 1000:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.risk import EmpiricalRisk
@@ -50,7 +51,9 @@ def gaps(
     centre = mean_loss(risk)
     found: list[float] = []
     for _ in range(num_pairs):
-        noise = math.sqrt(sigma2) * torch.randn(risk.layout.size, generator=generator)
+        noise = torch.empty(risk.layout.size)
+        risk.space.fill(noise, _normal, generator)
+        noise *= math.sqrt(sigma2)
         around = [mean_loss(risk.displaced(sign * noise)) for sign in (1, -1)]
         found.append(sum(around) / 2 - centre)
     if not all(map(math.isfinite, found)):
@@ -66,8 +69,13 @@ def mean_loss(risk: EmpiricalRisk) -> float:
     """Compute L by forward passes alone; it need not be finite."""
     sums = torch.zeros(2, dtype=torch.float64, device=risk.device)
     with exact_kernels(), torch.no_grad():
-        for x, y in risk.microbatches(shared=True):
+        for x, y, counts in risk.dealt():
             at = risk.loss.at(risk.outputs(x), y)
-            sums += sums.new_tensor([float(at.total), at.weight])
+            if counts:
+                sums += sums.new_tensor([float(at.total), at.weight])
     processes.add_up(sums)
     return float(sums[0] / sums[1])
+
+
+def _normal(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(count, generator=generator)

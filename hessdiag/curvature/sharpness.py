@@ -60,7 +60,7 @@ def sharpness(
     risk, gradient = decomposition.risk, decomposition.gradient()
     g = gradient.vector
     return Sharpness(
-        sam=_rise(risk, rho * g / (g.norm() + _TINY), gradient.loss),
+        sam=_rise(risk, rho * g / (risk.space.norm(g) + _TINY), gradient.loss),
         adaptive=_rise(risk, _adaptive_step(risk, g, adaptive_rho), gradient.loss),
         critical=critical_sharpness(risk, g),
     )
@@ -73,7 +73,7 @@ def _adaptive_step(risk: EmpiricalRisk, g: Tensor, rho: float) -> Tensor:
         for tensor in risk.parameters.values()
     ]
     t = risk.layout.flatten(scales)
-    return rho * t.square() * g / ((t * g).norm() + _TINY)
+    return rho * t.square() * g / (risk.space.norm(t * g) + _TINY)
 
 
 def critical_sharpness(risk: EmpiricalRisk, update: Tensor) -> float | None:
@@ -89,7 +89,7 @@ def critical_sharpness(risk: EmpiricalRisk, update: Tensor) -> float | None:
     Returns:
         None where u is zero, or no step as large as 2⁶⁰ times the first raises the loss.
     """
-    size = float(update.norm())
+    size = risk.space.norm(update)
     if size == 0:
         return None
     start = mean_loss(risk)

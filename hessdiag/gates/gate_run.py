@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -32,6 +32,9 @@ from hessdiag.sparsities.sparsity_run import sparsity
 from hessdiag.spectra.further_metrics import Conditions, measure
 from hessdiag.spectra.spectrum_run import spectrum
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 BASELINE_PROBES = 256
 """Probes where no limits are set: a baseline has to be worth comparing with."""
 
@@ -54,6 +57,7 @@ def gate(
     max_probes: int = 1024,
     max_seconds: float | None = None,
     seed: int = 0,
+    shard: bool | DeviceMesh | None = False,
     on_progress: Watch | None = None,
     **network: Any,
 ) -> GateReport:
@@ -82,6 +86,7 @@ def gate(
         max_probes: budget, at least 32.
         max_seconds: time after which no probes are added to the first 32.
         seed: of the probes.
+        shard: as for :func:`hessdiag.spectrum`; then without metrics that need it whole.
         on_progress: called after each microbatch.
         **network: loss, output, params, bn, dtype, device and unchecked as for
             :func:`hessdiag.spectrum`.
@@ -100,8 +105,8 @@ def gate(
     if max_seconds is not None and not max_seconds >= 0:
         raise InputError("`max_seconds` is out of range", got=max_seconds, wanted="at least 0")
     bases = _bases(chosen, baseline, confidence)
+    network["shard"] = processes.mesh(shard)
     decomposition = Decomposition(model, batches, **network)
-    decomposition.check_whole("a gate")
     wanted = {
         name: metric_table.parse(name)
         for name in dict.fromkeys([limit.metric for limit in chosen] or metric_table.NAMES)

@@ -136,11 +136,11 @@ def agreed(value: Any) -> Any:
     return values[0]
 
 
-def mesh(shard: bool | DeviceMesh, *, copies: int = 1) -> DeviceMesh | None:
+def mesh(shard: bool | DeviceMesh | None, *, copies: int = 1) -> DeviceMesh | None:
     """Lay the processes out, each copy of a network over as many of them as there are for it.
 
     Args:
-        shard: whether to; a mesh is taken as it is.
+        shard: whether to; a mesh, or None, is taken as it is.
         copies: of the network.
 
     Raises:

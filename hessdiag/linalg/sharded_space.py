@@ -84,6 +84,10 @@ class ShardedSpace(FlatSpace):
                 self._counted.append((end, end + piece.here))
             end += piece.here
 
+    def holds(self, other: FlatSpace) -> bool:
+        """Tell whether this process has the same pieces of them."""
+        return isinstance(other, ShardedSpace) and other.pieces == self.pieces
+
     def size(self, block: Tensor) -> int:
         """Tell the dimension n, of all shards together."""
         del block

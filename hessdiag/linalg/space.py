@@ -100,6 +100,10 @@ class FlatSpace:
         other.on_host = True
         return other
 
+    def holds(self, other: FlatSpace) -> bool:
+        """Tell whether vectors of another space, as long as these, lie as they do."""
+        return type(other) is type(self)
+
     def size(self, block: Tensor) -> int:
         """Tell the dimension n."""
         return block.shape[-1]

@@ -84,6 +84,7 @@ class _Watcher(TorchFunctionMode):
         super().__init__()
         self._paths = {module: path for path, module in network.module.named_modules()}
         self._names = {id(tensor): name for name, tensor in network.parameters.items()}
+        self._sharding = network.sharding
         self._on_call = on_call
         self._stack: list[nn.Module] = []
         self._counts: dict[str, int] = {}
@@ -167,6 +168,8 @@ class _Watcher(TorchFunctionMode):
     def _note_parameters(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for value in (*args, *kwargs.values()):
             for item in value if isinstance(value, (tuple, list)) else (value,):
+                if self._sharding is not None:
+                    item = self._sharding.gathered.shard_of(item)
                 name = self._names.pop(id(item), None)
                 if name is not None:
                     self._layers.append(name)

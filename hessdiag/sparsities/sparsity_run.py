@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kernels import exact_kernels, undisturbed
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
+from hessdiag.linalg import processes
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.nets.profiles import DEFAULT_THRESHOLD, check_threshold
 from hessdiag.progress import Watch
@@ -33,6 +34,9 @@ from hessdiag.sparsities.sparsity_result import (
     Study,
     qualified,
 )
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 @undisturbed()
@@ -49,6 +53,7 @@ def sparsity(
     bn: str = "eval",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    shard: bool | DeviceMesh | None = False,
     seed: int = 0,
     on_progress: Watch | None = None,
 ) -> Sparsity:
@@ -69,6 +74,7 @@ def sparsity(
         bn: "eval" or "batch".
         dtype: torch.float32 or torch.float64; None for that of the parameters.
         device: None for that of the parameters.
+        shard: as for :func:`hessdiag.spectrum`; then without ``with_nme``.
         seed: of the probes.
         on_progress: called after each pass with the products done and to do.
 
@@ -90,8 +96,10 @@ def sparsity(
         bn=bn,
         dtype=dtype,
         device=device,
+        shard=processes.mesh(shard),
     )
-    decomposition.check_whole("the sparsity")
+    if with_nme:
+        decomposition.check_whole("the NME of each parameter")
     risk = decomposition.risk
     ranges: dict[str, Range] = {}
     decided: Decisions = {}

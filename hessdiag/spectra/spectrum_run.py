@@ -68,7 +68,7 @@ def spectrum(
     bn: str = "eval",
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    shard: bool | DeviceMesh = False,
+    shard: bool | DeviceMesh | None = False,
     unchecked: bool = False,
     enough: StoppingRule | None = None,
     traces_alone: bool = False,

@@ -19,7 +19,7 @@ from hessdiag.data.datasets import Dataset
 from hessdiag.data.examples import Examples
 from hessdiag.data.preparation import AT_MOST
 from hessdiag.errors import InputError
-from hessdiag.linalg import devices
+from hessdiag.linalg import devices, processes
 from hessdiag.metadata import ModelSpec, Provenance
 from hessdiag.nets import checkpoints, libraries, models
 from hessdiag.nets.assembly import assemble
@@ -161,7 +161,8 @@ def load(
     else:
         checkpoint = checkpoints.read(path, Choice(options.key, options.ema))
     meta = checkpoint.metadata if checkpoint else None
-    sample = _load_data(checkpoint, options)
+    with processes.in_turn():  # the first one downloads, the others find what it got
+        sample = _load_data(checkpoint, options)
     spec, network, notes = assemble(
         checkpoint, options, num_classes=sample.num_classes, input_shape=sample.input_shape
     )

@@ -30,6 +30,11 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
     "many": ("spectrum", "a.safetensors", "b.safetensors", *SAMPLE, *FEW),
     "compare": ("compare", "a.safetensors", "b.safetensors", *SAMPLE, *FEW),
     "gate": ("gate", "a.safetensors", *SAMPLE, "--max", "hessian.trace=1e6"),
+    "compare-shard": (
+        *("compare", "a.safetensors", "b.safetensors", *SAMPLE, *FEW, "--no-density"),
+        *("--part", "hessian", "--shard"),
+    ),
+    "gate-shard": ("gate", "a.safetensors", *SAMPLE, "--max", "hessian.trace=1e6", "--shard"),
     "fail": ("gate", "a.safetensors", *SAMPLE, "--max", "hessian.trace=1e-6"),
     "sparsity": ("sparsity", "a.safetensors", *SAMPLE),
     "landscape": ("landscape", "a.safetensors", *SAMPLE, "--plane", "random", "--resolution", 5),

@@ -1,15 +1,16 @@
 """Networks spread over processes: products and spectra are those of one process."""
 
+import copy
 import json
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -21,6 +22,7 @@ import hessdiag
 from benchmarks.scale_plan import Size, Transformer
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
+from hessdiag.results import Result
 from tests.together import together
 
 F64 = torch.float64
@@ -202,10 +204,89 @@ def spectra(copies: int, *, host: bool = False) -> None:
     check_report(report, *language())
 
 
+def nearby(model: nn.Module) -> nn.Module:
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 0.05 * torch.linspace(-1, 1, parameter.numel()).view_as(parameter)
+    return other
+
+
+def in_brief(shard: DeviceMesh | None) -> list[Result]:
+    """A verdict of each kind, and a comparison."""
+    torch.manual_seed(2)
+    layers = nn.Linear(3, 3, bias=False), nn.GELU(), nn.Linear(3, 2, bias=False)
+    model, x, y = nn.Sequential(*layers).double(), torch.randn(3, 3), torch.randint(0, 2, (3,))
+    batches = [(x[:2].double(), y[:2]), (x[2:].double(), y[2:])]
+    limits = {"max": {"nme.trace": 1e3, "gn.trace": 1e-3}}
+    options: dict[str, Any] = {"parts": ("hessian",), "density": False, "ends": "top"}
+    options |= {"num_probes": 2, "top_k": 1, "tolerance": 1e-2, "shard": shard}
+    return [
+        hessdiag.gate(model, batches, limits, shard=shard),
+        hessdiag.compare(model, nearby(model), batches, **options),
+    ]
+
+
+def at_length(shard: DeviceMesh | None) -> list[Result]:
+    """Metrics from all sources that take shards."""
+    model, batches = perceptron()
+    limits = {
+        "max": {
+            "hessian.trace": 1e3,
+            "nme.frobenius_norm": 1e-3,
+            "hessian.lambda_max": 1e3,
+            "gn.layers.up.weight.trace": 1e3,
+            "sparsity.nonzero": 0.5,
+            "sharpness.sam": 1e3,
+            "sharpness.adaptive": 1e3,
+        },
+        "min": {"gn.lambda_max": 1e3, "loss": 0.1},
+    }
+    options: dict[str, Any] = {"num_probes": 4, "top_k": 2, "depth": 4, "shard": shard}
+    options["metrics"] = ("perturbation.gap", "sharpness.critical")
+    return [
+        hessdiag.gate(model, batches, limits, shard=shard),
+        hessdiag.compare(model, nearby(model), batches, **options),
+        hessdiag.sparsity(model, batches, shard=shard),
+    ]
+
+
+def check_alike(ours: Any, theirs: Any, at: str = "") -> None:
+    if isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), at
+        for key in theirs.keys() - {"cost", "truth", "notes", "relative_change", "significant"}:
+            check_alike(ours[key], theirs[key], f"{at}.{key}")
+    elif isinstance(theirs, list):
+        assert len(ours) == len(theirs), at
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            check_alike(*pair, f"{at}.{index}")
+    elif isinstance(theirs, float):
+        assert ours == pytest.approx(theirs, rel=1e-7, abs=1e-9), at
+    else:
+        assert ours == theirs, at
+
+
+def as_one(ask: Callable[[DeviceMesh | None], list[Result]], copies: int) -> None:
+    found = ask(processes.mesh(True, copies=copies))
+    outside, processes._group = processes._group, None  # pyright: ignore[reportPrivateUsage]
+    alone = ask(None)
+    processes._group = outside  # pyright: ignore[reportPrivateUsage]
+    for ours, theirs in zip(found, alone, strict=True):
+        check_alike(json.loads(ours.to_json()), json.loads(theirs.to_json()))
+    gate, comparison = found[:2]
+    assert isinstance(gate, hessdiag.GateReport)
+    assert isinstance(comparison, hessdiag.Comparison)
+    assert {finding.verdict for finding in gate.findings} == {"pass", "fail"}
+    overlap = comparison.parts["hessian"].overlap
+    assert overlap is not None
+    assert 0.5 < overlap.value < 1
+
+
 def two() -> None:
     sharded(1)
     columns_and_rows(1)
     spectra(1, host=True)
+    as_one(at_length, 1)
 
 
 def four() -> None:
@@ -213,6 +294,8 @@ def four() -> None:
     sharded(2)
     columns_and_rows(2)
     spectra(2)
+    as_one(in_brief, 1)
+    as_one(at_length, 2)
 
 
 ALLOWANCE = 9 << 27
@@ -277,3 +360,7 @@ def test_two_processes() -> None:
 @pytest.mark.slow
 def test_four_processes() -> None:
     together(four, 4)
+
+
+def test_two_processes_judge_and_compare_as_one() -> None:
+    together(as_one, 2, in_brief, 1)
