@@ -92,6 +92,7 @@ def demo(
         gate(
             path("spectrum.json"),
             options.ParameterOptions(),
+            options.ShardOptions(),
             SubjectOptions(),
             output("gate.json"),
             max_=[f"hessian.trace={_LIMIT}"],
