@@ -43,14 +43,19 @@ class AsCalled:
         self.parameters = [named[name] for name in risk.layout.names]
         for name, parameter in zip(risk.layout.names, self.parameters, strict=True):
             parameter.data = risk.parameters[name].detach()  # those whose name a wrapper changed
+        self._buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
 
     def gradient(self) -> list[Tensor]:
         """Compute ∇ of the summed loss."""
         torch.manual_seed(0)  # so that noise is the same each time
+        for buffer, first in self._buffers:
+            buffer.copy_(first)
         with eager_calls(torch.float64), Widened(torch.float64):
             args, kwargs = self.risk.arguments(mapped(self.x, Tensor.clone))
             z = self.risk.select(self.module(*args, **kwargs))
-            self.risk.loss.at(z, self.y).total.backward()
+            total = self.risk.loss.at(z, self.y).total
+            # in two steps, so that no gradient reaches what the loss itself is made of
+            z.backward(torch.autograd.grad(total, z, materialize_grads=True)[0])
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         self.module.zero_grad()
         return [gradient.to_dense() for gradient in found]

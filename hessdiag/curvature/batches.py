@@ -25,6 +25,7 @@ from hessdiag.losses.output_loss import Targets
 
 TARGET_NAMES = ("labels", "label", "targets", "target")
 _WANTED = "(x, y), (x, y, weight), or a mapping with 'labels'"
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # which torch can do little with
 _ROWS = 32  # examples of a data set in a batch: the result does not depend on it
 
 
@@ -181,7 +182,7 @@ def _targets(value: Any) -> Tensor:
 
 def _tensor(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value
+        return value.long() if value.dtype in _UNSIGNED else value
     if isinstance(value, (np.ndarray, np.generic, bool, int, float)) or (
         isinstance(value, (list, tuple)) and _all_numbers(value)
     ):

@@ -112,7 +112,8 @@ def memories(model: nn.Module) -> dict[int, str]:
     """
     spans: dict[int, list[tuple[int, int, str]]] = {}
     for name, tensor in model.named_parameters():
-        if tensor.requires_grad and not tensor.is_meta and tensor.numel():
+        _check_there(name, tensor)
+        if tensor.requires_grad and tensor.numel():
             if (whole := getattr(tensor, "to_local", None)) is not None:  # of a DTensor
                 tensor = whole()
             start = int(tensor.storage_offset())

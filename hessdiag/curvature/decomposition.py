@@ -283,8 +283,9 @@ class Decomposition:
                 del local
                 if self.on_microbatch is not None:
                     self.on_microbatch()
-        products = [rows for request in sums for rows in request.rows.values()]
-        self._add_up(tally, [gradient, *products])
+        if self._gradient is None:
+            self.risk.network.check_weights()
+        self._add_up(tally, [gradient, *(rows for s in sums for rows in s.rows.values())])
         total, weight, num_examples, num_counted, num_correct = tally.tolist()
         if weight == 0:
             raise InputError("no target counts", got="every target ignored, or weights of zero")

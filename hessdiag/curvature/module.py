@@ -12,7 +12,7 @@ import copy
 import fnmatch
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from hessdiag.curvature.shards import Sharding
 
 BN_MODES = ("eval", "batch")
+_EVERY = (1, 2, 3, 5)
+_MEMBERS = ("_parameters", "_buffers", "_modules")
+_OF_MODULES = {*vars(nn.Module())}  # attributes that every module has
 
 
 class Network:
@@ -131,18 +134,21 @@ class Network:
         Raises:
             InputError: the module cannot take these arguments, or changes its own weights.
         """
-        before = None if self._settled else self._weight_sums()
+        first = not self._sums
+        if first:
+            self._sums = self._weight_sums()
         with self._same_state(), self.calling():
             try:
                 result = self.module(*args, **kwargs)
+                self._check_bindings()
             except InputError:
                 raise
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
                 raise refusal(error, (*args, *kwargs.values())) from error
-        if before is not None:
-            self._check_weights(before)
+        if first:
+            self.check_weights()
         return result
 
     @contextmanager
@@ -187,7 +193,7 @@ class Network:
             if tensor.requires_grad and memo[id(tensor)] is not tensor:
                 foreign[id(tensor)] = tensor, f"{name}, by a function outside of the module"
         self.foreign = foreign
-        self._settled = False
+        self._sums: dict[str, list[float]] = {}  # before the first call
 
     def _choose(self, params: str | Sequence[str] | None) -> dict[str, Tensor]:
         """Make leaves of the chosen parameters and constants of all others.
@@ -235,44 +241,90 @@ class Network:
 
     def _keep_state(self) -> None:
         self._state = [
-            (own, dict(own), dict(own["_parameters"]), dict(own["_buffers"]))
+            (own, dict(own), {name: dict(own[name]) for name in _MEMBERS})
             for own in map(vars, self.module.modules())
         ]
+        self._containers: list[tuple[Any, Any]] = []  # that attributes hold, with what they hold
+        seen: set[int] = set()
+        pending: list[Any] = [
+            value
+            for _, attributes, _ in self._state
+            for name, value in attributes.items()
+            if name not in _OF_MODULES
+        ]
+        while pending:
+            value = pending.pop()
+            if isinstance(value, tuple):
+                pending.extend(cast("tuple[Any, ...]", value))
+            elif isinstance(value, (dict, list, set)) and id(value) not in seen:
+                seen.add(id(value))
+                self._containers.append((value, value.copy()))
+                pending.extend(value.values() if isinstance(value, dict) else value)
 
     @contextmanager
     def _same_state(self) -> Generator[None]:
         """Let a call start from the state that was copied, with buffers of its own."""
         try:
-            for own, _, _, buffers in self._state:
-                for name, buffer in buffers.items():
-                    own["_buffers"][name] = None if buffer is None else buffer.clone()
+            for own, _, members in self._state:
+                for name, buffer in members["_buffers"].items():
+                    if buffer is not None and id(buffer) not in self.foreign:
+                        own["_buffers"][name] = buffer.clone()
             yield
         finally:
-            for own, attributes, parameters, buffers in self._state:
+            for own, attributes, members in self._state:
                 own.clear()
                 own.update(attributes)
-                for values, kept in ((own["_parameters"], parameters), (own["_buffers"], buffers)):
-                    values.clear()
-                    values.update(kept)
+                for name, kept in members.items():
+                    own[name].clear()
+                    own[name].update(kept)
+            for container, held in self._containers:
+                if not _holds(container, held):
+                    container.clear()
+                    container.extend(held) if isinstance(container, list) else container.update(
+                        held
+                    )
 
-    def _weight_sums(self) -> dict[str, float]:
+    def check_weights(self) -> None:
+        """Refuse a module whose calls have moved its weights: what is then its derivative?
+
+        Raises:
+            InputError: they have.
+        """
+        for name, sums in self._weight_sums().items():
+            if self._sums and sums != self._sums[name]:
+                raise _moves(name, "moved")
+
+    def _weight_sums(self) -> dict[str, list[float]]:
+        """Sum each parameter up, and parts of it, so that no rearrangement goes unseen."""
         with torch.no_grad():
             return {
-                name: float(tensor.sum(dtype=torch.float64))
-                for name, tensor in self.parameters.items()
+                name: [float(t.flatten()[::n].sum(dtype=torch.float64)) for n in _EVERY]
+                for name, t in self.module.named_parameters()
             }
 
-    def _check_weights(self, before: dict[str, float]) -> None:
-        """Refuse a module whose forward pass moves θ: what is then its derivative?"""
-        for name, total in self._weight_sums().items():
-            if total != before[name] and total == total:
-                raise InputError(
-                    "the network changes its own weights as it runs",
-                    got=f"{name} moved within forward",
-                    wanted="weights that meet their constraint before the call",
-                    hint="run the network once on its data, so that its weights are settled",
-                )
-        self._settled = True
+    def _check_bindings(self) -> None:
+        for own, _, members in self._state:
+            for name, tensor in members["_parameters"].items():
+                if own["_parameters"].get(name) is not tensor:
+                    raise _moves(name, "replaced")
+
+
+def _moves(name: str, got: str) -> InputError:
+    return InputError(
+        "the network changes its own weights as it runs",
+        got=f"{name} {got} within forward",
+        wanted="weights that meet their constraint before the call",
+        hint="run the network once on its data, so that its weights are settled",
+    )
+
+
+def _holds(container: Any, held: Any) -> bool:
+    """Tell whether a container holds the same things still."""
+    if len(container) != len(held) or isinstance(container, set):
+        return container == held
+    if isinstance(container, dict):
+        return all(key in container and container[key] is held[key] for key in held)
+    return all(a is b for a, b in zip(container, held, strict=True))
 
 
 def _sharding(model: nn.Module, shard: DeviceMesh | None) -> Sharding | None:

@@ -340,8 +340,8 @@ class EmpiricalRisk:
 
 def _moved(y: Tensor | Targets, device: torch.device, dtype: torch.dtype) -> Tensor | Targets:
     if isinstance(y, Targets):
-        return Targets(y.values.to(device), y.weights.to(device, dtype))
-    return y.to(device)
+        return Targets(y.values.detach().to(device), y.weights.detach().to(device, dtype))
+    return y.detach().to(device)
 
 
 def _cancels(at: AtOutput, z: Tensor) -> bool:

@@ -13,11 +13,14 @@ settled by central differences at two radii: where they agree, they are the deri
 from __future__ import annotations
 
 import math
+import pickle
+import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +42,8 @@ LIMIT = 1e-3
 _NEARBY = 1e-3  # how far the point is from θ, relative to each parameter tensor
 _STEP = 1e-7  # of the first difference, likewise
 _RADII = ((1e-5, 1e-8), (1e-6, 1e-8), (1e-7, 1e-8), (1e-7, 1e-8))  # of the central ones, by try
+_CALLS = 4  # after the first, of a network that draws random numbers
+_RANDOM = "the network's outputs are random"
 _CHOSEN = ("augmented_relu", "diminished_gelu")  # whose second derivative is not the first one's
 
 Tensors = Sequence[Tensor]
@@ -53,6 +58,7 @@ class Truth:
             which says as much.
         product: of H v and the gradient's difference along v.
         precision: of the outputs in the type computed in and in float64.
+        noise: of the outputs of two calls on the same examples; None where nothing is drawn.
         blocks: parameters in which a difference exceeds the tolerance.
         culprit: module and operation at fault, where found.
         reason: why nothing is known; None where the check was made.
@@ -61,6 +67,7 @@ class Truth:
     gradient: float | None = None
     product: float | None = None
     precision: float | None = None
+    noise: float | None = None
     blocks: tuple[str, ...] = ()
     culprit: str | None = None
     reason: str | None = None
@@ -75,6 +82,8 @@ class Truth:
         """A sentence for the report; None where there is nothing to remark."""
         if self.reason is not None:
             return f"second derivatives not checked: {self.reason}"
+        if self.noise:
+            return f"{_RANDOM}: {self.noise:.1e} apart in two calls on the same examples"
         if self.worst > TOLERANCE:
             return f"{self._what()}: {self._where()}"
         if (self.precision or 0.0) > LIMIT:
@@ -88,8 +97,15 @@ class Truth:
         """Warn of a difference, or refuse to go on where it is beyond doubt.
 
         Raises:
-            InputError: it is above LIMIT.
+            InputError: it is above LIMIT, or the outputs are random.
         """
+        if self.noise:
+            raise InputError(
+                _RANDOM,
+                got=f"{self.noise:.1e} apart in two calls on the same examples",
+                wanted="the same outputs each time",
+                hint="turn off functional dropout, sampling and noise within forward",
+            )
         if self.worst > LIMIT:
             raise InputError(
                 self._what(),
@@ -117,9 +133,26 @@ def check_few(risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> Truth:
     if risk.sharding is not None:
         return Truth(reason="no process holds the network whole")
     few, one = few_examples(x, y), few_examples(x, y, at_most=1)
+    before = _random_state()
     with torch.no_grad():
-        num_outputs = risk.outputs(one[0]).numel() * len(few[1]) // max(len(one[1]), 1)
+        z = risk.outputs(mapped(one[0], Tensor.clone))
+        draws = _random_state() != before
+        again = [risk.outputs(mapped(one[0], Tensor.clone)) for _ in range(_CALLS * draws)]
+    noise = max(
+        (float((other - z).norm()) / (float(z.norm()) or 1.0) for other in again), default=0
+    )
+    if noise > TOLERANCE:
+        return Truth(noise=noise)
+    num_outputs = z.numel() * len(few[1]) // max(len(one[1]), 1)
     return check(risk, *few_examples(*few, num_outputs))
+
+
+def _random_state() -> list[bytes]:
+    """Give the states of the generators that a network may draw from."""
+    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+    numbers = np.random.get_state()  # noqa: NPY002 - the one that networks draw from
+    return [*(s.numpy().tobytes() for s in states), pickle.dumps((random.getstate(), numbers))]
 
 
 def check(risk: EmpiricalRisk, x: Any, y: Tensor | Targets, *, seed: int = 0) -> Truth:

@@ -9,18 +9,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from hessdiag.errors import InputError
+from hessdiag.errors import InputError, is_out_of_memory
 from hessdiag.losses.output_loss import AtOutput, OutputLoss, Targets, by_example
 
 _REMEDY = "return one value per example, (N,), or a pair (sum, weight)"
+_MEAN, _PAIR, _VALUES = "mean", "pair", "values"
 
 
 class AnyLoss(OutputLoss):
     """Any twice differentiable loss(z, y).
 
     It returns the mean over the examples of a batch, or one value per example, or (sum, weight).
-    A mean is put to the test: it has to be that of its parts' means, and never a sum.
+    All are put to the test: the whole has to be the sum of its parts, and a mean never a sum.
+    Tensors of its own in a narrower type are taken in that of the outputs.
 
     Args:
         function: from outputs ``(N, …)`` and targets to any of these.
@@ -53,75 +56,116 @@ class AnyLoss(OutputLoss):
         y, weights = (y.values, y.weights) if isinstance(y, Targets) else (y, None)
         z = z.detach().requires_grad_()
         with torch.enable_grad():
-            total, _, is_mean = self._evaluate(z, y, weights)
+            total, weight, form = self._evaluate(z, y, weights)
         if any(id(leaf) in self._weights for leaf in _leaves(total)):
             raise InputError(
                 f"the loss {self.name} depends on the network's weights beside its outputs",
                 got="a penalty on the weights, or a second call of the network",
                 hint="leave it out; a penalty λ‖θ‖² adds 2λ to every eigenvalue of H",
             )
-        if is_mean:
-            self._check_mean(z.detach(), y, float(total.detach()))
+        self._check_parts(z.detach(), y, weights, (float(total.detach()), weight), form)
 
-    def _evaluate(self, z: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, float, bool]:
-        """Compute the sum, its weight, and whether it comes from a mean."""
-        y = y.to(z.dtype) if y.is_floating_point() else y
-        value: Any = self.function(z, y)
+    def _call(self, z: Tensor, y: Tensor) -> Any:
+        if y.is_floating_point():
+            y = y.to(z.dtype)
+        elif y.dtype != torch.bool and not y.is_complex():
+            y = y.long()
+        try:
+            with _AsWide(z.dtype):
+                return self.function(z, y)
+        except InputError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            if is_out_of_memory(error):
+                raise
+            text = str(error).split("\n")[0]
+            raise InputError(
+                f"the loss {self.name} fails",
+                got=f"outputs of shape {tuple(z.shape)}, targets of shape {tuple(y.shape)}: "
+                f"{type(error).__name__}: {text}",
+                hint="call it on outputs and targets of one batch to see where",
+            ) from error
+
+    def _evaluate(self, z: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, float, str]:
+        """Compute the sum, its weight, and what was returned: a mean, a pair or values."""
+        value = self._call(z, y)
         if isinstance(value, (tuple, list)) and len(value) == 2 and weights is None:
             total, weight = value
-            if isinstance(total, Tensor) and total.numel() == 1:
-                return total.reshape(()).double(), float(weight), False
+            if _is_number(total) and isinstance(total, Tensor) and _is_number(weight):
+                return total.reshape(()).double(), float(weight), _PAIR
         if isinstance(value, Tensor) and value.ndim and len(value) == len(z) and value.numel():
             scale = by_example(weights, value)
             if scale is None:
-                return value.double().sum(), float(value.numel()), False
+                return value.double().sum(), float(value.numel()), _VALUES
             spread = scale.expand_as(value)
-            return (spread * value).double().sum(), float(spread.double().sum()), False
+            return (spread * value).double().sum(), float(spread.double().sum()), _VALUES
         if weights is not None:
             raise InputError(
                 f"the loss {self.name} takes no weights of examples",
                 got=_described(value),
                 wanted="one value per example, (N,)",
             )
-        if isinstance(value, Tensor) and value.numel() == 1 and len(z):
-            return value.reshape(()).double() * len(z), float(len(z)), True
+        if isinstance(value, Tensor) and _is_number(value) and len(z):
+            return value.reshape(()).double() * len(z), float(len(z)), _MEAN
         raise InputError(
             f"the loss {self.name} does not return one number",
             got=_described(value),
             wanted="the mean over the examples, one value per example, or (sum, weight)",
         )
 
-    def _check_mean(self, z: Tensor, y: Tensor, total: float) -> None:
-        """Compare N ℓ(all) with the sum over two uneven parts, and over the example taken twice."""
-        if not self._one_batch and self._form not in (None, z.shape[1:]):
+    def _check_parts(
+        self,
+        z: Tensor,
+        y: Tensor,
+        weights: Tensor | None,
+        whole: tuple[float, float],
+        form: str,
+    ) -> None:
+        """Compare sum and weight of all with those of two uneven parts, or of the example twice."""
+        if form == _MEAN and not self._one_batch and self._form not in (None, z.shape[1:]):
             raise InputError(
                 f"the loss {self.name} is a mean over outputs whose shape changes",
                 got=f"shape {tuple(z.shape)} after (…, {', '.join(map(str, self._form or ()))})",
                 hint=_REMEDY,
             )
         self._form = z.shape[1:]
+        if form == _VALUES and self._one_batch:
+            return
         cut = max(1, len(z) // 3)
         try:
             with torch.no_grad():
                 if len(z) == 1:
                     z, y = torch.cat([z, z]), torch.cat([y, y])
-                    total = float(self._evaluate(z, y, None)[0])
-                parts = [(z[:cut], y[:cut]), (z[cut:], y[cut:])]
-                sums = [float(self._evaluate(*part, None)[0]) for part in parts]
+                    weights = None if weights is None else torch.cat([weights, weights])
+                    whole = self._numbers(z, y, weights)
+                shares = [
+                    self._numbers(z[at], y[at], None if weights is None else weights[at])
+                    for at in (slice(cut), slice(cut, None))
+                ]
         except Exception as error:  # the user's code may raise anything
             if self._one_batch:
                 return
             raise self._no_mean(f"a failure on part of a batch: {error}") from error
+        total, weight = whole
+        sums, own = [share[0] for share in shares], [share[1] for share in shares]
         if not math.isfinite(total):
             return  # which is refused elsewhere
         tolerance = 1e-9 if z.dtype == torch.float64 else 1e-5
-        if self._one_batch:  # a loss of the batch as a whole is no mean, and has one value
-            value, shares = total / len(z), [sums[0] / cut, sums[1] / (len(z) - cut)]
-            if all(shares) and abs(value - sum(shares)) <= tolerance * abs(value):
+        if form == _MEAN and self._one_batch:  # one of the batch as a whole has one value
+            value, parts = total / weight, [s / w for s, w in zip(sums, own, strict=True)]
+            if all(parts) and abs(value - sum(parts)) <= tolerance * abs(value):
                 raise self._no_mean("a sum over them")
-        elif not abs(total - sum(sums)) <= tolerance * sum(map(abs, (total, *sums))):
-            means = sum(sums) / len(z), total / len(z)
-            raise self._no_mean("{:.6g} by parts of a batch, {:.6g} at once".format(*means))
+            return
+        for name, at_once, by_parts in (("sum", total, sum(sums)), ("weight", weight, sum(own))):
+            sizes = sum(map(abs, (at_once, *(sums if name == "sum" else own))))
+            if not abs(at_once - by_parts) <= tolerance * sizes:
+                name, scale = (f"a {name} of ", 1.0) if form == _PAIR else ("", weight)
+                told = f"{by_parts / scale:.6g} by parts of a batch, {at_once / scale:.6g} at once"
+                raise self._no_mean(name + told)
+
+    def _numbers(self, z: Tensor, y: Tensor, weights: Tensor | None) -> tuple[float, float]:
+        total, weight, _ = self._evaluate(z, y, weights)
+        return float(total), weight
 
     def _no_mean(self, got: str) -> InputError:
         return InputError(
@@ -130,6 +174,33 @@ class AnyLoss(OutputLoss):
             wanted="a value that does not depend on how the examples are batched",
             hint=_REMEDY,
         )
+
+
+class _AsWide(TorchFunctionMode):
+    """Within the block, no function of torch sees floating numbers narrower than ``dtype``."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.__name__ == "float":
+            return args[0].to(self._dtype)
+        if not func.__name__.endswith("_"):  # what is changed in place, or asked of, is itself
+            args, kwargs = self._wide(args), self._wide(kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def _wide(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            narrow = value.is_floating_point() and value.dtype.itemsize < self._dtype.itemsize
+            return value.to(self._dtype) if narrow else value
+        if isinstance(value, dict):
+            return {key: self._wide(item) for key, item in value.items()}
+        if type(value) in (tuple, list):
+            return type(value)(map(self._wide, value))
+        return value
 
 
 class _AtAny(AtOutput):
@@ -189,9 +260,13 @@ def _leaves(tensor: Tensor) -> list[Tensor]:
     return leaves
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
 def _described(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of {len(value)}"
+        return f"a {type(value).__name__} of {', '.join(map(_described, value))}"
     return type(value).__name__

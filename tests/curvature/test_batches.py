@@ -150,6 +150,18 @@ def test_what_is_no_batch(form: str):
         Decomposition(one(), data).gradient()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.uint16, torch.uint64], ids=str)
+def test_labels_of_any_whole_type(dtype: torch.dtype):
+    wanted = F.cross_entropy(one()(X), Y).item()
+    assert Decomposition(one(), [(X, Y.to(dtype))]).gradient().loss == pytest.approx(wanted)
+
+
+def test_targets_that_another_network_computes_leave_it_alone():
+    teacher = seeded(lambda: nn.Linear(4, 3))
+    Decomposition(one(), [(X, teacher(X))], "mse").gradient()
+    assert teacher.weight.grad is None
+
+
 def test_weights_of_a_mean_are_refused():
     def mean(z: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(z, y)

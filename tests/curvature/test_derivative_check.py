@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -154,6 +155,32 @@ def test_a_chosen_second_derivative_is_not_judged():
     dec.gradient()
     assert dec.truth is not None
     assert dec.truth.note == "second derivatives not checked: that of augmented_relu is chosen"
+
+
+class Random(nn.Module):
+    how = "dropout"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "dropout":
+            return F.dropout(x, 0.5, training=True)
+        if self.how == "drawn":  # and of no account
+            return x + 0 * torch.rand_like(x)
+        return x * float(np.random.rand())  # noqa: NPY002
+
+
+@pytest.mark.parametrize("how", ["dropout", "numpy", "drawn"])
+def test_random_outputs_are_refused(how: str):
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 5), Random(), nn.Linear(5, 3)))
+    model[1].how = how  # pyright: ignore[reportAttributeAccessIssue]
+    if how == "drawn":
+        assert Decomposition(model, DATA).gradient().loss > 0
+        return
+    with pytest.raises(InputError, match="outputs are random"):
+        Decomposition(model, DATA).gradient()
+    dec = Decomposition(model, DATA, unchecked=True)
+    dec.gradient()
+    assert dec.truth is not None
+    assert "random" in str(dec.truth.note)
 
 
 def test_the_check_reads_no_data_and_moves_no_random_state():

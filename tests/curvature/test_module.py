@@ -294,12 +294,35 @@ def test_weights_that_are_reached_in_two_ways(build: type[nn.Module]):
     assert relative_error(dec.products(v).hessian, differences(model, X, Y, v)) < 1e-6
 
 
-@pytest.mark.parametrize("how", ["view", "copy of the graph"])
+class Caching(Kept):
+    """A cache in a mapping, which the first call fills."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: dict[str, list[Tensor]] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = self.cache.setdefault("b", [self.b.weight * 2, self.b.bias])
+        return self.c(F.linear(self.a(x).tanh(), *kept).tanh())
+
+
+def test_caches_start_each_call_as_they_were():
+    model = seeded(Caching)
+    dec = Decomposition(model, DATA)
+    v = normal(dec.num_parameters, seed=61)
+    found = dec.products(v).hessian
+    model.forward = lambda x: (model.cache.clear(), Caching.forward(model, x))[1]  # type: ignore[method-assign]
+    assert relative_error(found, differences(model, X, Y, v)) < 1e-6
+
+
+@pytest.mark.parametrize("how", ["view", "copy of the graph", "buffer"])
 def test_what_is_made_from_a_weight_and_kept_is_refused(how: str):
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)))
     weight = model.get_parameter("0.weight")
-    kept = weight.detach() if how == "view" else weight * 2
-    model.extra = kept
+    if how == "buffer":
+        model.register_buffer("extra", weight.detach())
+    else:
+        model.extra = weight.detach() if how == "view" else weight * 2
     model.forward = lambda x: model[2](model[1](model[0](x)) @ model.extra)  # type: ignore[method-assign]
     with pytest.raises(InputError, match="do not reach"):
         Decomposition(model, DATA).gradient()
@@ -323,12 +346,37 @@ class Clipped(nn.Linear):
         return super().forward(x)
 
 
-def test_a_network_that_moves_its_weights_is_refused_and_left_alone():
-    model = seeded(lambda: nn.Sequential(Clipped(4, 5), nn.Tanh(), nn.Linear(5, 3)))
+class Moving(nn.Linear):
+    """Weights that a call changes in a way of its own."""
+
+    how = "turned"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "turned":
+            self.weight.data = self.weight.data.flip(0)
+        elif self.how == "replaced":
+            self.weight = nn.Parameter(self.weight.detach().clamp(-0.1, 0.1))
+        elif len(x) < 4:
+            self.weight.data.clamp_(-0.1, 0.1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("how", ["clipped", "turned", "replaced", "in the last batch", "frozen"])
+def test_a_network_that_moves_its_weights_is_refused_and_left_alone(how: str):
+    layer = Clipped if how in ("clipped", "frozen") else Moving
+    model = seeded(lambda: nn.Sequential(layer(4, 5), nn.Tanh(), nn.Linear(5, 3)))
+    if layer is Moving:
+        model[0].how = how  # pyright: ignore[reportAttributeAccessIssue]
+    model[0].requires_grad_(how != "frozen")
     before = model.get_parameter("0.weight").clone()
-    with pytest.raises(InputError, match=r"changes its own weights.*\n.*0\.weight"):
-        Decomposition(model, DATA).gradient()
+    with pytest.raises(InputError, match=r"changes its own weights.*\n.*weight"):
+        Decomposition(model, [(X, Y), (X[:3], Y[:3])]).gradient()
     assert torch.equal(before, model.get_parameter("0.weight"))
+
+
+def test_a_lazy_network_is_called_first():
+    with pytest.raises(InputError, match="no shape yet"):
+        Decomposition(nn.LazyLinear(3), DATA)
 
 
 def test_a_constraint_that_holds_is_no_constraint():

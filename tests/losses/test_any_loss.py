@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -63,11 +64,21 @@ def contrast(z: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(z @ z.T, torch.arange(len(z)))
 
 
+def contrast_one_by_one(z: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(z @ z.T, torch.arange(len(z)), reduction="none")
+
+
+def mean_and_accuracy(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return F.cross_entropy(z, y), (z.argmax(1) == y).double().mean() + 0.1
+
+
 NO_MEANS: dict[str, tuple[Function, Tensor]] = {
     "a sum": (lambda z, y: F.cross_entropy(z, y, reduction="sum"), Y),
     "class weights": (lambda z, y: F.cross_entropy(z, y, weight=WEIGHTS), Y),
     "ignored labels": (by_tokens, IGNORED),
     "a coupling of examples": (contrast, Y),
+    "a coupling of values": (contrast_one_by_one, Y),
+    "a mean and an accuracy": (mean_and_accuracy, Y),
     "a share of 1/N too much": (lambda z, y: F.mse_loss(z, y) / len(z), normal(9, 3)),
 }
 
@@ -88,6 +99,25 @@ def test_a_sum_is_refused_of_one_batch_too():
         Decomposition(
             network(), [(X, Y)], lambda z, y: F.cross_entropy(z, y, reduction="sum")
         ).gradient()
+
+
+def test_a_pair_of_one_batch_is_of_sums_too():
+    with pytest.raises(InputError, match="not a mean over examples"):
+        Decomposition(network(), [(X, Y)], mean_and_accuracy).gradient()
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda z, y: F.cross_entropy(z, y[:2]), r"loss <lambda> fails.*\(9, 3\).*ValueError"),
+        (lambda z, y: (F.cross_entropy(z, y), {"log": 1}), "does not return one number.*dict"),
+        (lambda z, y: (F.cross_entropy(z, y), z), "does not return one number"),
+    ],
+    ids=["fails", "mapping", "tensor"],
+)
+def test_what_is_no_loss(loss: Function, words: str):
+    with pytest.raises(InputError, match=f"(?s){words}"):
+        Decomposition(network(), [(X, Y)], loss).gradient()
 
 
 def test_of_one_batch_it_is_what_it_is():
@@ -124,6 +154,33 @@ def test_a_loss_may_have_weights_of_its_own():
 
     truth = dense(network(), [(X, Y)], lambda z, y: F.cross_entropy(z @ proxies.detach(), y))
     assert Decomposition(network(), [(X, Y)], loss).gradient().loss == pytest.approx(truth.loss)
+
+
+def test_tensors_of_the_loss_follow_the_dtype():
+    weights = WEIGHTS.float()
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(3, 3)
+
+        def forward(self, z: Tensor, y: Tensor) -> Tensor:
+            return F.cross_entropy(self.last(z).float(), y, weights, reduction="none")
+
+    head = seeded(Head).float()
+    wide = copy.deepcopy(head).double()
+    truth = dense(
+        network(),
+        [(X, Y)],
+        lambda z, y: F.cross_entropy(
+            wide.last(z), y, WEIGHTS.float().double(), reduction="none"
+        ).mean(),
+    )
+    dec = Decomposition(network(), [(X, Y.int())], head)
+    assert relative_error(dec.operator("hessian").dense(), truth.hessian) < 1e-11
+    assert dec.truth is not None
+    assert dec.truth.note is None
+    assert all(p.grad is None and p.dtype == torch.float32 for p in head.parameters())
 
 
 def test_float_targets_follow_the_dtype():
