@@ -35,6 +35,16 @@ def test_trace_and_largest_eigenvalue_are_those_of_jacobians(loss: str):
     assert tangent_kernel(decomposition, num_probes=2, eigenvalue=False).lambda_max is None
 
 
+def test_the_interval_of_the_largest_eigenvalue_is_narrow():
+    network, x = seeded(lambda: mlp(nn.GELU, 12, 30, 20, 5)), normal(60, 12)
+    j = jacobian(network, [(x, labels(60))]).flatten(0, 1)
+    wanted = float(torch.linalg.eigvalsh(j @ j.T)[-1]) / 60
+    decomposition = Decomposition(network.float(), [(x.float(), labels(60))])
+    low, high = tangent_kernel(decomposition, num_probes=0).lambda_max.interval
+    assert low <= wanted * (1 + 1e-6)
+    assert wanted * (1 - 1e-6) <= high < low * 1.001
+
+
 def test_the_spectrum_of_g_is_that_of_the_kernel_times_the_outputs_hessian():
     p = model()(X).softmax(1).detach()
     outputs = torch.block_diag(*(torch.diag(row) - torch.outer(row, row) for row in p))
