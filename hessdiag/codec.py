@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import msgspec
+from msgspec import inspect
 
 from hessdiag import files
 from hessdiag.errors import InputError
@@ -50,19 +51,26 @@ def encode_lines(values: Iterable[Any]) -> str:
     return "".join(json.dumps(_plain(value), allow_nan=False) + "\n" for value in values)
 
 
-def decode(kind: type[T], text: str | bytes, *, what: str = "the report") -> T:
+def decode(
+    kind: type[T], text: str | bytes, *, what: str = "the report", partial: bool = False
+) -> T:
     """Make a ``kind`` of its JSON.
 
     Args:
         kind: a frozen Struct or dataclass, or a union of tagged Structs.
         text: JSON of any origin.
         what: is read, for the message.
+        partial: whether fields may be missing, as where it was written by hand; numbers are
+            infinite then, and counts 1.
 
     Raises:
         InputError: it is no JSON, or a field is missing, out of range or of the wrong kind.
     """
     try:
         _check_size(text if isinstance(text, bytes) else text.encode())
+        if partial:
+            plain = _filled(inspect.type_info(kind), msgspec.json.decode(text))
+            return msgspec.convert(plain, kind, dec_hook=_to_array)
         return msgspec.json.decode(text, type=kind, dec_hook=_to_array)
     except InputError as error:  # a type's own refusal
         raise InputError(
@@ -163,6 +171,43 @@ def to_lists(value: Any) -> Any:
     if hasattr(value, "tolist"):  # an array
         return value.tolist()
     raise NotImplementedError(f"{type(value).__name__} has no JSON")
+
+
+_MISSING: Any = object()
+
+
+def _filled(kind: inspect.Type, plain: Any = _MISSING) -> Any:
+    """Put something in the place of what is missing of a ``kind``, and of all within."""
+    if isinstance(kind, inspect.UnionType):
+        if plain is None or (plain is _MISSING and kind.includes_none):
+            return None
+        kind = next(one for one in kind.types if not isinstance(one, inspect.NoneType))
+    if isinstance(kind, inspect.StructType | inspect.DataclassType):
+        given = {} if plain is _MISSING else plain
+        if not isinstance(given, dict):
+            return given
+        wanted = {
+            f.encode_name: f.type for f in kind.fields if f.required or f.encode_name in given
+        }
+        return given | {name: _filled(of, given.get(name, _MISSING)) for name, of in wanted.items()}
+    if isinstance(kind, inspect.DictType):
+        items = plain.items() if isinstance(plain, dict) else ()
+        filled = {key: _filled(kind.value_type, value) for key, value in items}
+        return filled if plain is _MISSING or filled else plain
+    if isinstance(kind, inspect.VarTupleType | inspect.ListType):
+        items = plain if isinstance(plain, list) else ()
+        filled = [_filled(kind.item_type, item) for item in items]
+        return filled if plain is _MISSING or filled else plain
+    if plain is not _MISSING:
+        return plain
+    if isinstance(kind, inspect.LiteralType):
+        return kind.values[0]
+    blanks: dict[type, Any] = {
+        inspect.FloatType: math.inf,
+        inspect.IntType: 1,
+        inspect.BoolType: False,
+    }
+    return blanks.get(type(kind), "")
 
 
 def _to_array(kind: Any, value: Any) -> Any:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MOST = 1000
+"""Characters told of what was got, which may be a whole file, or five thousand digits."""
+
 
 class InputError(Exception):
     """Bad input or bad circumstances that the user can mend; the command line exits with 2.
@@ -25,7 +28,8 @@ class InputError(Exception):
     def __str__(self) -> str:
         parts = [self.what]  # whose own lines stand deeper: none begins with what others wrote
         if self.got is not None:
-            parts.append(f"got: {self.got}")
+            got = str(self.got)
+            parts.append(f"got: {got if len(got) <= _MOST else got[:_MOST] + '…'}")
         if self.wanted is not None:
             parts.append(f"wanted: {self.wanted}")
         if self.hint is not None:

@@ -170,11 +170,15 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
         InputError: it cannot be written.
     """
     try:
-        with Path(path).open("a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", opener=_at_once) as file:
             file.write(text)
     except (OSError, ValueError) as error:
         got = getattr(error, "strerror", None) or error
         raise InputError(f"cannot write {path}", got=got) from error
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)  # a pipe that nobody reads is refused
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -195,29 +195,40 @@ def read(path: str | os.PathLike[str], *kinds: type[R], what: str = "the report"
 
 
 def taken(
-    report: Result | Mapping[str, Any] | str, *kinds: type[R], what: str = "the report"
+    report: Result | Mapping[str, Any] | str,
+    *kinds: type[R],
+    what: str = "the report",
+    partial: bool = False,
 ) -> R | Any:
     """Take a report as such, as the mapping that its JSON is, or by its path.
+
+    Args:
+        report: of any origin.
+        kinds: that it may be of; any for none.
+        what: is read, for the message.
+        partial: whether it may lack fields; see :func:`hessdiag.codec.decode`.
 
     Raises:
         InputError: as ``read``.
     """
     if isinstance(report, str):
-        return read(report, *kinds, what=what)
+        return _decode(codec.read_bytes(report, what=what), f"{what} {report}", kinds, partial)
     if isinstance(report, kinds or Result):
         return report
     text = report.to_json() if isinstance(report, Result) else codec.encode(report)
-    return _decode(text, what, kinds)
+    return _decode(text, what, kinds, partial)
 
 
-def _decode(text: str | bytes, name: str, kinds: Sequence[type[R]]) -> R | Any:
+def _decode(
+    text: str | bytes, name: str, kinds: Sequence[type[R]], partial: bool = False
+) -> R | Any:
     wanted = [str(kind.__struct_config__.tag) for kind in kinds] or list(KINDS)
     schema = codec.decode(_Head, text, what=name).schema
     if schema is None:
         raise InputError(f"{name} is no report of hessdiag", got="no schema", wanted=wanted[0])
     if schema not in wanted:
         raise unknown(f"schema of {name}", schema[:80], wanted)
-    return codec.decode(kind_of(schema), text, what=name)
+    return codec.decode(kind_of(schema), text, what=name, partial=partial)
 
 
 def kind_of(schema: str) -> type[Any]:

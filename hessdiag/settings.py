@@ -128,10 +128,11 @@ def check(settings: Any) -> None:
         if choices:
             several = isinstance(value, tuple)
             items: tuple[str, ...] = value if several else (value,)
-            kind = field.name.replace("_", " ").removesuffix("s" if several else "")
+            kind = field.name.removesuffix("s" if several else "")
             for item in items:
                 if item not in choices:
-                    raise unknown(kind, item, choices)
+                    word = "choice" if "_" in kind else kind
+                    raise unknown(f"{word} in `{field.name}`", item, choices)
             continue
         bounds = [
             (limit, words, fits)

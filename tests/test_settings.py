@@ -33,7 +33,7 @@ class Sample:
         ({"share": 0.0}, "above 0 and at most 1"),
         ({"share": 1.5}, "`share`"),
         ({"share": float("nan")}, "`share`"),
-        ({"kinds": ("a", "c")}, "unknown kind"),
+        ({"kinds": ("a", "c")}, "unknown kind in `kinds`"),
         ({"counts": 1}, "unknown setting"),
     ],
 )

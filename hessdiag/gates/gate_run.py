@@ -212,7 +212,8 @@ def review(
     decide nothing about such metrics, and of an eigenvalue they know the inner end alone.
 
     Args:
-        report: of a spectrum, a sparsity, a run of training or a gate, or its path.
+        report: of a spectrum, a sparsity, a run of training or a gate, or its path; one made by
+            hand need hold no more than the limits ask for.
         limits: as for :func:`gate`.
         baseline: likewise.
         confidence: likewise.
@@ -223,7 +224,7 @@ def review(
     began = time.perf_counter()
     chosen = _settled(limits)
     bases = _bases(chosen, baseline, confidence)
-    result = results.taken(report, *readings.KINDS)
+    result = results.taken(report, *readings.KINDS, partial=True)
     known = {limit: readings.read(result, limit.metric) for limit in chosen}
     num_sampled = sum(
         limit.parsed.is_sampled and isinstance(found, Reading) for limit, found in known.items()
@@ -263,7 +264,7 @@ def _bases(
             got=f"max-increase of {increases[0].metric}",
             hint="give --baseline FILE; gate CHECKPOINT --write-baseline FILE makes one",
         )
-    result = results.taken(baseline, *readings.KINDS, what="the baseline")
+    result = results.taken(baseline, *readings.KINDS, what="the baseline", partial=True)
     return {limit: readings.read(result, limit.metric) for limit in increases}
 
 

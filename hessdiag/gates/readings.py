@@ -29,7 +29,7 @@ def read(result: Result, name: str) -> Reading | Missing:
     """
     reading = _find(result, metric_table.parse(name))
     if isinstance(reading, Reading) and not math.isfinite(reading.value):
-        return Missing("the report holds null")
+        return Missing("the report holds none, or null")
     return reading
 
 

@@ -98,7 +98,7 @@ def test_what_is_null_is_missing():
     run = stored("train")
     broken = structs.replace(run, epochs=(dataclasses.replace(run.epochs[0], train_loss=math.nan),))
     again = results.taken(json.loads(broken.to_json()), *readings.KINDS)
-    assert readings.read(again, "loss") == Missing("the report holds null")
+    assert readings.read(again, "loss") == Missing("the report holds none, or null")
 
 
 def test_a_report_is_taken_in_any_form(tmp_path: Any):

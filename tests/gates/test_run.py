@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import hessdiag
-from hessdiag import GateReport, InputError
+from hessdiag import GateReport, InputError, results
 from hessdiag.gates import gate_run
 from hessdiag.gates.gate_run import review
 from hessdiag.gates.limits import Limit
@@ -285,3 +285,33 @@ def test_batches_that_can_be_read_once_serve_all_passes():
     found = hessdiag.gate(model, iter(list(batches)), limits, loss=loss)
     assert found.verdict == "pass"
     assert found.num_samples == gated(limits).num_samples
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "metric", "found"),
+    [
+        ("spectrum", {"loss": {"value": 0.3}}, "loss", ["pass", "fail"]),
+        ("spectrum", {"loss": {"value": 0.3}}, "gradient.norm", ["fail", "fail"]),
+        ("train", {"epochs": [{"train_loss": 0.3}]}, "loss", ["pass", "fail"]),
+        ("gate", {"readings": {"loss": {"value": 0.3}}}, "loss", ["pass", "fail"]),
+        (
+            "spectrum",
+            {"parts": {"gn": {"trace": {"value": 0.3}}}},
+            "gn.trace",
+            ["inconclusive"] * 2,
+        ),
+        (
+            "spectrum",
+            {"parts": {"gn": {"top": [{"value": 0.3, "interval": [0.2, 0.4]}]}}},
+            *("gn.lambda_max", ["pass", "fail"]),
+        ),
+    ],
+)
+def test_a_report_made_by_hand_need_hold_no_more_than_is_asked_for(
+    kind: str, held: dict[str, Any], metric: str, found: list[str]
+):
+    report = {"schema": f"hessdiag.{kind}/1", **held}
+    for limit, verdict in zip((1.0, 0.1), found, strict=True):
+        assert review(report, {"max": {metric: limit}}).verdict == verdict
+    with pytest.raises(InputError, match="damaged"):
+        results.taken(report)

@@ -1,14 +1,21 @@
 """Every fault at every file operation of a run, of going on, of a sweep, the demo, each output.
 
-``python -m tests.hardening.campaign SCENARIO|all SHARE``, with ``faults.c`` preloaded.
+A command is watched once. What a kill leaves is the folder as it was before an operation: every
+such folder is gone on with, once. Of the other ends, operations that one line of ours makes on
+files of one name are of a kind, of which the first and the last are struck.
+
+``python -m tests.hardening.campaign SCENARIO,… SHARE``, with ``faults.c`` preloaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +25,9 @@ from hessdiag.errors import InputError
 from hessdiag.training import state
 from tests.hardening import crowds
 from tests.hardening.crowds import RUN, SWEEP, Files, files
-from tests.hardening.faults import ENDS, Outcome, call, warm
+from tests.hardening.faults import Operation, Outcome, call, warm, watched
 
-AT = {"EIO": "rwc", "EINTR": "wc", "ENOSPC": "w", "SIGKILL": "wc", "SIGINT": "wc"}
+AT = {"EIO": "rwc", "EINTR": "wc", "ENOSPC": "w", "SIGINT": "wc"}
 """At what operations an end is tried: those that only read change nothing for most."""
 EARLIER = "### earlier\n"
 
@@ -69,29 +76,74 @@ SCENARIOS = (
 
 
 def attack(scenario: Scenario, share: float, place: Path, samples: Path) -> Iterator[str]:
-    """Try every end at every operation, or a share of them drawn at random; yield what is wrong."""
+    """Try all, or a share drawn at random; yield what is wrong."""
     good = _begin(scenario, place / "whole", samples)
-    outcome = call(good, scenario.command)
+    states = _States(good, place / "states")
+    outcome, operations = watched(good, scenario.command, states.look)
     assert outcome.code == scenario.codes[0], outcome
     if scenario.again:
         call(good, scenario.again)
     whole = files(good / "work")
-    numbered = enumerate(outcome.kinds, 1)
-    every = [(at, end) for at, kind in numbered for end in ENDS if kind in AT[end]]
+    sites = _sites(operations)
+    faults = [(at, end) for kind, ats in sites for end in AT if kind in AT[end] for at in ats]
+    every = [*(("SIGKILL", state) for state in states.distinct), *((end, at) for at, end in faults)]
     chosen = every if share == 1 else Random(0).sample(every, max(1, round(share * len(every))))
-    for at, end in chosen:
-        case = _begin(scenario, place / f"{at}-{end}", samples)
-        struck = call(case, scenario.command, at, end)
+    for end, at in chosen:
+        if isinstance(at, Path):
+            case, struck = at, Outcome(-9, "", at.name)
+        else:
+            case = _begin(scenario, place / f"{at}-{end}", samples)
+            struck = call(case, scenario.command, at, end)
         try:
             _judge(scenario, case, struck, end, whole, samples)
         except (AssertionError, InputError) as error:
             yield f"{scenario.name}: {end} at {at} ({struck.where}): {error}: {struck.talk[:600]}"
         shutil.rmtree(case)
-    num_operations = len(outcome.kinds)
+    stand_for = sum(operation.kind in AT[end] for operation in operations for end in AT)
     print(
-        f"{scenario.name}: {len(chosen)} of {len(every)} faults at {num_operations} operations",
+        f"{scenario.name}: {len(chosen)} of {len(every)}: {len(states.distinct)} folders at "
+        f"{states.count} instants, {len(faults)} faults for {stand_for}, of {len(sites)} kinds at "
+        f"{len(operations)} operations",
         flush=True,
     )
+
+
+class _States:
+    """The folders that a kill may leave, each kept once.
+
+    Attributes:
+        count: how often there was one.
+        distinct: copies of all that differ, each by what is in it; where names that are drawn at
+            random, and names of one file, are the same.
+    """
+
+    def __init__(self, place: Path, kept: Path):
+        self.place, self.kept, self.count = place, kept, 0
+        self.distinct: dict[Path, None] = {}
+
+    def look(self) -> None:
+        self.count += 1
+        digest, first = hashlib.sha256(), dict[int, str]()
+        for path in sorted(self.place.rglob("*")):
+            if path.parent == self.place and path.name not in ("work", "saved"):
+                continue
+            name = re.sub(r"\.hessdiag-[0-9a-f]{8}", "#", str(path.relative_to(self.place)))
+            content = path.read_bytes() if path.is_file() else b""
+            names = (name, first.setdefault(path.stat().st_ino, name))
+            digest.update(repr((names, path.stat().st_mode, content)).encode())
+        copy = self.kept / digest.hexdigest()
+        if copy not in self.distinct:
+            self.distinct[copy] = None
+            copy.parent.mkdir(exist_ok=True)
+            subprocess.run(["cp", "-a", self.place, copy], check=True)
+
+
+def _sites(operations: list[Operation]) -> list[tuple[str, list[int]]]:
+    """Sort the operations by where they are called; of each kind, number the first and the last."""
+    sites = defaultdict[Operation, list[int]](list)
+    for number, operation in enumerate(operations, 1):
+        sites[operation].append(number)
+    return [(site.kind, sorted({ats[0], ats[-1]})) for site, ats in sites.items()]
 
 
 def _begin(scenario: Scenario, place: Path, samples: Path) -> Path:
@@ -161,16 +213,16 @@ def _judge_outputs(work: Path, struck: Outcome, end: str, samples: Path) -> None
 
 
 if __name__ == "__main__":
-    wanted, share = sys.argv[1], float(sys.argv[2])
+    wanted, share = sys.argv[1].split(","), float(sys.argv[2])
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as root:
         warm(Path(root), ("demo", "--quiet", "--out=demo"))
         for number, scenario in enumerate(SCENARIOS):
-            if wanted in ("all", scenario.name):
+            if scenario.name in wanted:
                 place = Path(root) / str(number)
                 for wrong in attack(scenario, share, place, Path(root) / "demo"):
                     print("WRONG", wrong, flush=True)
         for name in crowds.CROWDS:
-            if wanted in ("all", name):
+            if name in wanted:
                 rounds = max(1, round(125 * share))
                 for wrong in crowds.attack(name, rounds, Path(root) / name):
                     print("WRONG", wrong, flush=True)

@@ -1,7 +1,9 @@
 /* Faults at file operations: preloaded, it stands between a process and its C library.
 
    Once armed, calls on paths below a folder are counted, from 1. At one of them the call fails
-   (EIO, EINTR), the disk is full from there on (ENOSPC), or a signal arrives. */
+   (EIO, EINTR), the disk is full from there on (ENOSPC), or a signal arrives. Where none is chosen,
+   all are told: each writes a line and the stack of Python, and stops the process if it changes
+   anything, so that another can look at the folder. */
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -18,26 +20,32 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-enum { MOST = 1 << 16 };
-static char folder[PATH_MAX], kinds[MOST + 1], struck[PATH_MAX + 64];
+static char folder[PATH_MAX], struck[PATH_MAX + 64];
 static int at, fault, armed, count;
 
-/* Number the operations on paths below `place`; the one `number` meets `what`: an error, or minus a signal. */
+/* Number the operations on paths below `place`; the one `number` meets `what`: an error, or minus a signal.
+   Without a number, tell of all in the file `what`. */
 void arm(const char *place, int number, int what) {
     strncpy(folder, place, sizeof folder - 1);
     at = number, fault = what, count = 0, armed = 1;
 }
 
-/* A letter for each operation: r for one that reads, w for one that takes space, c for other changes. */
-const char *disarm(void) { armed = 0; return kinds; }
-const char *where(void) { return struck; }
+/* Tell which operation was struck. */
+const char *disarm(void) { armed = 0; return struck; }
 
+/* An operation reads, takes space, or changes something else: r, w, c. */
 enum { READS, WRITES, CHANGES };
 
 static int strikes(const char *name, const char *path, int kind) {
     if (!armed || !path || (path[0] == '/' && strncmp(path, folder, strlen(folder)))) return 0;
-    if (count < MOST) kinds[count] = "rwc"[kind];
-    if (++count < at || !at) return 0;
+    if (!at) {
+        armed = 0;
+        dprintf(fault, "\n%c %s %s\n", "rwc"[kind], name, path);
+        raise(SIGUSR1);
+        if (kind != READS) raise(SIGSTOP);
+        return armed = 1, 0;
+    }
+    if (++count < at) return 0;
     if (count == at) snprintf(struck, sizeof struck, "%s %s", name, path);
     if (count > at) return fault == ENOSPC && kind == WRITES ? errno = ENOSPC : 0;
     if (fault < 0) { armed = 0; kill(getpid(), -fault); return 0; }

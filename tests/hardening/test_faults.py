@@ -34,16 +34,16 @@ def attack(tmp_path: Path, name: str, share: float) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_some_of_all(tmp_path: Path):
-    lines = attack(tmp_path, "all", 0.0005)
-    assert [line.partition(":")[0] for line in lines] == [*SCENARIOS, *CROWDS]
+def test_some_faults_and_one_crowd(tmp_path: Path):
+    lines = attack(tmp_path, "run,one-folder", 0.01)
+    assert [line.partition(":")[0] for line in lines] == ["run", "one-folder"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_fault(tmp_path: Path, scenario: str):
     (line,) = attack(tmp_path, scenario, 1)
-    assert re.match(rf"{scenario}: (\d+) of \1 faults at \d{{2,}} operations", line), line
+    assert re.match(rf"{scenario}: (\d+) of \1: ", line), line
 
 
 @pytest.mark.slow

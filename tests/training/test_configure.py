@@ -72,7 +72,7 @@ def test_counts_below_one_are_refused(field: str, value: int) -> None:
 
 def test_on_nonfinite_is_to_stop_or_to_skip() -> None:
     assert made().on_nonfinite == "stop"
-    assert "unknown on nonfinite" in (message := refusal(on_nonfinite="skpi"))
+    assert "unknown choice in `on_nonfinite`" in (message := refusal(on_nonfinite="skpi"))
     assert "did you mean skip" in message
 
 
