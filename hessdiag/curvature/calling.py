@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from hessdiag.curvature.composition import Composed
+from hessdiag.curvature.kernels import ONE_AT_A_TIME
 from hessdiag.errors import InputError
 
 
@@ -94,8 +95,8 @@ class _NotCheckpointed:
 @contextmanager
 def eager_calls(dtype: torch.dtype) -> Generator[None]:
     """Run without compiler; new tensors are of the network's type."""
-    default = torch.get_default_dtype()
-    with ExitStack() as stack:
+    with ONE_AT_A_TIME, ExitStack() as stack:
+        default = torch.get_default_dtype()
         if "torch._dynamo" in sys.modules:  # else nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(torch.set_default_dtype, default)
@@ -110,6 +111,7 @@ def without_checkpointing() -> Generator[None]:
     It would save nothing, as the graph of a derivative holds what is computed again, too.
     """
     with (
+        ONE_AT_A_TIME,
         mock.patch.object(checkpoint, "CheckpointFunction", _NotCheckpointed),
         mock.patch.object(checkpoint, "_checkpoint_hook", nullcontext),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -20,17 +21,21 @@ _FP32_BACKENDS = (
     *("mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn"),
 )
 
+ONE_AT_A_TIME = threading.RLock()
+"""Torch's switches are the process's, not the thread's: who turns them back must be alone."""
+
 
 @contextmanager
 def repeatable_kernels() -> Generator[None]:
     """Choose convolutions that give the same bits each time."""
     cudnn = torch.backends.cudnn
-    deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
-    try:
-        cudnn.deterministic, cudnn.benchmark = True, False
-        yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = deterministic, benchmark
+    with ONE_AT_A_TIME:
+        deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
+        try:
+            cudnn.deterministic, cudnn.benchmark = True, False
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = deterministic, benchmark
 
 
 @contextmanager
@@ -49,8 +54,8 @@ def undisturbed() -> Generator[None]:
             got="a call under vmap, grad, jvp or the like",
             hint="call it outside, on plain tensors",
         )
-    default = torch.get_default_dtype()
-    with ExitStack() as stack:
+    with ONE_AT_A_TIME, ExitStack() as stack:
+        default = torch.get_default_dtype()
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         for device in ("cpu", "cuda"):
@@ -66,10 +71,10 @@ def undisturbed() -> Generator[None]:
 @contextmanager
 def exact_kernels() -> Generator[None]:
     """Full float32 precision, repeatable kernels, attention that has a second derivative."""
-    backends = [_backend(path) for path in _FP32_BACKENDS]
-    saved = [backend.fp32_precision for backend in backends]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
+    with ONE_AT_A_TIME, ExitStack() as stack:
+        backends = [_backend(path) for path in _FP32_BACKENDS]
+        saved = [backend.fp32_precision for backend in backends]
+        fast_path = torch.backends.mha.get_fastpath_enabled()
         for backend, precision in zip(backends, saved, strict=True):
             stack.callback(setattr, backend, "fp32_precision", precision)
             backend.fp32_precision = "ieee"

@@ -98,7 +98,7 @@ def _increase(current: Interval, baseline: Interval, *, relative: bool) -> Inter
 def _reason(limit: Limit, interval: Interval, verdict: str) -> str:
     subject = "the increase" if limit.kind == "max-increase" else "it"
     scale, unit = (100, " %") if limit.relative else (1, "")
-    low, high = (f"{scale * end:.4g}{unit}" for end in interval)
+    low, high = (f"{scale * end + 0.0:.4g}{unit}" for end in interval)  # without a sign of zero
     if not all(map(math.isfinite, interval)) and verdict == INCONCLUSIVE:
         return f"{subject} is not bounded: it lies between {low} and {high}"
     known = f"{subject} is {low}" if low == high else f"{subject} lies between {low} and {high}"

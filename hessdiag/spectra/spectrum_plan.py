@@ -67,6 +67,8 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
         InputError: more eigenvalues are asked for than there are.
     """
     size = decomposition.num_parameters
+    if size < asked.top_k == Settings().top_k:  # nobody asked for as many
+        asked = dataclasses.replace(asked, top_k=size)
     if asked.top_k > size:
         raise InputError(
             "more eigenvalues are asked for than there are",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -132,6 +133,31 @@ def test_data_and_weights_of_inference_mode():
     dec, v = Decomposition(model, data), normal(43, seed=54)
     wanted = Decomposition(seeded(lambda: mlp(nn.GELU, 4, 5, 3)), DATA).products(v)
     assert torch.equal(dec.products(v).hessian, wanted.hessian)
+
+
+def test_threads_leave_the_switches_of_torch_as_they_were():
+    from torch.utils import checkpoint
+
+    def switches() -> tuple[object, ...]:
+        mha, cuda = torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda
+        hooks = checkpoint.CheckpointFunction, checkpoint._checkpoint_hook
+        return mha, cuda.flash_sdp_enabled(), torch.get_default_dtype(), *hooks
+
+    before, found = switches(), list[float]()
+    model = seeded(lambda: mlp(nn.GELU, 4, 5, 3))
+
+    def diagnose() -> None:
+        for _ in range(3):
+            found.append(Decomposition(model, DATA).gradient().loss)
+
+    threads = [threading.Thread(target=diagnose) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12
+    assert len(set(found)) == 1
+    assert switches() == before
 
 
 def test_transforms_of_torch_are_refused():

@@ -85,6 +85,13 @@ def test_a_share_of_zero_fails_and_says_what_to_do():
     assert absolute.verdict == PASS
 
 
+def test_zero_has_no_sign():
+    found = judge(
+        Limit("min", "nme.lambda_min", 0.0), Reading(0.0, 0.0, (0.0, 0.0), 0), (0.0, -0.0)
+    )
+    assert found.reason == "it is 0"
+
+
 def test_without_an_interval_nothing_is_concluded():
     found = judge(Limit("max", METRIC, 1e9), Reading(1.0, None), (-math.inf, math.inf))
     assert found.verdict == INCONCLUSIVE

@@ -95,6 +95,15 @@ def test_sampling_alone_needs_no_lanczos():
         assert part.trace.num_probes == 8
 
 
+def test_few_parameters_have_few_eigenvalues():
+    data = [(torch.ones(4, 1), torch.arange(4.0)[:, None])]
+    report = hessdiag.spectrum(torch.nn.Linear(1, 1), data, loss="mse")
+    assert report.settings.top_k == 2
+    assert all(len(part.top) == len(part.bottom) == 2 for part in report.parts.values())
+    with pytest.raises(InputError, match="more eigenvalues"):
+        hessdiag.spectrum(torch.nn.Linear(1, 1), data, loss="mse", top_k=3)
+
+
 @pytest.mark.parametrize("parts", [("nme",), ("gn", "hessian")])
 def test_only_the_parts_asked_for_are_computed(parts: tuple[str, ...]):
     report = run(parts=parts, num_probes=4, top_k=2)

@@ -12,13 +12,14 @@ from typing import cast
 from hessdiag.errors import InputError
 from hessdiag.nets.checkpoints import formats
 from hessdiag.nets.checkpoints.checkpoint import Checkpoint, Choice, Format
+from hessdiag.nets.checkpoints.formats import weights_folder
 
 
 def read(path: str | os.PathLike[str], choice: Choice | None = None) -> Checkpoint:
     """Read a checkpoint of any form that a file in ``formats`` knows.
 
     Args:
-        path: a file or a folder.
+        path: a file, a folder, or the index of the shards in one.
         choice: which of its weights are wanted; None for the usual ones.
 
     Raises:
@@ -28,6 +29,8 @@ def read(path: str | os.PathLike[str], choice: Choice | None = None) -> Checkpoi
     place = Path(path)
     try:
         place = place.expanduser()
+        if place.name.endswith(weights_folder.INDEX) and place.is_file():
+            place = place.parent  # an index of shards stands for the folder
         match = next((form for form in table() if form.match(place)), None)
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop, a user unknown
         got = getattr(error, "strerror", None) or error

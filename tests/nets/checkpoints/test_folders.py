@@ -113,6 +113,13 @@ def test_a_folder_of_weights_alone(copied: Path) -> None:
     assert set(checkpoints.read(copied / "plain").tensors) == {"weight", "bias"}
 
 
+def test_an_index_stands_for_its_folder(copied: Path) -> None:
+    whole = checkpoints.read(copied / "gpt")
+    by_index = checkpoints.read(copied / "gpt" / "model.safetensors.index.json")
+    assert by_index.sha256 == whole.sha256
+    assert by_index.tensors.keys() == whole.tensors.keys()
+
+
 INDICES: dict[str, Any] = {
     "elsewhere": {"weight_map": {"a": "../gpt/model-00001-of-00006.safetensors"}},
     "absolute": {"weight_map": {"a": "/dev/zero"}},

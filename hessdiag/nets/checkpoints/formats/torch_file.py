@@ -76,6 +76,8 @@ def load(path: Path, data: bytes) -> object:
                 got=forbidden.group(1)[:200],
                 hint=_HINT,
             ) from error
+        if "TorchScript" in str(error):
+            raise InputError(f"{path} holds a program of TorchScript", hint=_HINT) from error
         raise InputError(
             f"{path} is damaged, or no checkpoint of tensors", got=reason(error), hint=_HINT
         ) from error

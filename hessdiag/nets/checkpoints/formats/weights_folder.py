@@ -18,7 +18,7 @@ from hessdiag.nets.checkpoints.formats import safetensors_file, torch_file
 
 WANTED = "a folder with model.safetensors, pytorch_model.bin, or shards of them and an index"
 _NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
-_INDEX = ".index.json"
+INDEX = ".index.json"
 
 
 def match(path: Path) -> bool:
@@ -52,7 +52,7 @@ def weights(path: Path) -> list[Path]:
     first = next((name for name in _known() if os.path.exists(path / name)), None)
     if first is None:
         raise InputError(f"the folder {path} holds no weights", wanted=", ".join(_NAMES))
-    names = _shards(path / first) if first.endswith(_INDEX) else [first]
+    names = _shards(path / first) if first.endswith(INDEX) else [first]
     for name in names:
         file = path / name
         if not os.path.isfile(file):
@@ -81,7 +81,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _known() -> list[str]:
-    return [name + ending for name in _NAMES for ending in ("", _INDEX)]
+    return [name + ending for name in _NAMES for ending in ("", INDEX)]
 
 
 def _shards(index: Path) -> list[str]:
