@@ -69,7 +69,8 @@ def unknown(kind: str, got: str, choices: Iterable[str], *, hint: str | None = N
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell a failed allocation, on CPU or GPU, from other errors."""
     text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+    signs = "out of memory", "allocate memory", "STATUS_ALLOC_FAILED"  # cuBLAS's and cuDNN's
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 def printable(text: str) -> str:

@@ -130,6 +130,49 @@ class BatchReader:
         return tensors, y
 
 
+class Cut:
+    """Into what pieces microbatches are cut, where memory does not hold them as they come.
+
+    Attributes:
+        at_most: examples of a piece; None for microbatches as they come.
+        ran_out: whether that was found out only when memory ran out.
+    """
+
+    def __init__(self) -> None:
+        self.at_most: int | None = None
+        self.ran_out = False
+        self._largest = 1  # of those that were met and can be cut
+
+    def halve(self) -> bool:
+        """Take half of the examples from now on; tells whether there is more than one to halve."""
+        if self._largest < 2:
+            return False
+        self.at_most = self._largest = self._largest // 2
+        self.ran_out = True
+        return True
+
+    def pieces(self, x: Any, y: Tensor | Targets) -> Iterator[tuple[Any, Tensor | Targets, slice]]:
+        """Give (x, y) in pieces, each with its place among the examples; views, not copies."""
+        count = len(y)
+        size = count if self.at_most is None else min(count, self.at_most)
+        if any(t.ndim == 0 or len(t) != count for t in tensors_in(x)):
+            size = count  # some inputs are not of single examples
+        else:
+            self._largest = max(self._largest, size)
+        for start in range(0, count, max(size, 1)):
+            at = slice(start, start + size)
+            whole = size == count
+            yield (x, y, at) if whole else (mapped(x, lambda t, at=at: t[at]), y[at], at)
+
+    @property
+    def note(self) -> str | None:
+        """What a report says of it."""
+        if self.at_most is None:
+            return None
+        why = "memory ran out, and it went on" if self.ran_out else "as memory holds no more,"
+        return f"{why} with microbatches of {self.at_most} at most; the numbers are the same"
+
+
 def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """Map the tensors in nested inputs."""
     if isinstance(value, Tensor):

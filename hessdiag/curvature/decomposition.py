@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from hessdiag.curvature.kernels import exact_kernels, undisturbed
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.curvature.sums import Sums
 from hessdiag.curvature.truth import Truth, check_few
-from hessdiag.errors import InputError, NotFinite, unknown
+from hessdiag.errors import InputError, NotFinite, is_out_of_memory, unknown
 from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.linalg.operator import Operator
@@ -39,6 +39,7 @@ _LINEAR = (
     "its logits, not its loss or log-probabilities, or name the loss nll"
 )
 _RESIDUAL_EXAMPLES = 32
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,61 @@ class Decomposition:
                 answers = self.in_type(dtype).answer([requests[i] for i in own])
                 given |= dict(zip(own, answers, strict=True))
             return [given[i] for i in range(len(requests))]
+        tally, gradient, sums, is_linear = self.within_memory(lambda: self._local_sums(requests))
+        if self._gradient is None:
+            self.risk.network.check_weights()
+        self._add_up(tally, [gradient, *(rows for s in sums for rows in s.rows.values())])
+        total, weight, num_examples, num_counted, num_correct = tally.tolist()
+        if weight == 0:
+            raise InputError("no target counts", got="every target ignored, or weights of zero")
+        if self._gradient is None:
+            accuracy = num_correct / num_counted if num_counted else None
+            self.notes = (*self.risk.network.notes, *((_LINEAR,) if is_linear else ()))
+            self._gradient = Gradient(
+                total / weight, accuracy, gradient.div_(weight), int(num_examples)
+            )
+        self.check_unchanged(total / weight, int(num_examples))
+        answers = [request.finish(weight) for request in sums]
+        for answer in answers:
+            for part, rows in answer.items():
+                if part != "hessian" or len(answer) < len(PARTS):  # else finite as its parts are
+                    self._check_finite(part, rows)
+        if self.truth is None:
+            self.truth = processes.agreed(self._seen)
+            if self.truth is not None and not self.unchecked:
+                self.truth.judge()
+        return answers
+
+    def within_memory(self, compute: Callable[[], _T], *, exchanges: bool = False) -> _T:
+        """Compute; where memory runs out, again without what is kept, and by smaller microbatches.
+
+        Args:
+            compute: passes over the data.
+            exchanges: whether processes exchange sums within it, so that none can begin again.
+
+        Raises:
+            RuntimeError: memory runs out however small they are.
+        """
+        while True:
+            try:
+                return compute()
+            except Exception as error:
+                stuck = exchanges and processes.count() > 1
+                if stuck or not is_out_of_memory(error) or not self._takes_less():
+                    raise
+            if self.risk.device.type == "cuda":  # fragments, now that nothing refers to them
+                torch.cuda.empty_cache()
+
+    def _takes_less(self) -> bool:
+        """Let go of what is kept, or cut microbatches into halves; tells whether it can."""
+        if self.kept.num_examples:
+            self.kept.num_examples = 0
+            self.kept.clear()
+            return True
+        return self.risk.halve()
+
+    def _local_sums(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, list[Sums], bool]:
+        """Sum over this process's examples: the tally, the gradient and the products."""
         sums = [Sums(request) for request in requests]
         is_linear = True
         tally = torch.zeros(5, dtype=torch.float64, device=self.risk.device)
@@ -283,29 +339,7 @@ class Decomposition:
                 del local
                 if self.on_microbatch is not None:
                     self.on_microbatch()
-        if self._gradient is None:
-            self.risk.network.check_weights()
-        self._add_up(tally, [gradient, *(rows for s in sums for rows in s.rows.values())])
-        total, weight, num_examples, num_counted, num_correct = tally.tolist()
-        if weight == 0:
-            raise InputError("no target counts", got="every target ignored, or weights of zero")
-        if self._gradient is None:
-            accuracy = num_correct / num_counted if num_counted else None
-            self.notes = (*self.risk.network.notes, *((_LINEAR,) if is_linear else ()))
-            self._gradient = Gradient(
-                total / weight, accuracy, gradient.div_(weight), int(num_examples)
-            )
-        self.check_unchanged(total / weight, int(num_examples))
-        answers = [request.finish(weight) for request in sums]
-        for answer in answers:
-            for part, rows in answer.items():
-                if part != "hessian" or len(answer) < len(PARTS):  # else finite as its parts are
-                    self._check_finite(part, rows)
-        if self.truth is None:
-            self.truth = processes.agreed(self._seen)
-            if self.truth is not None and not self.unchecked:
-                self.truth.judge()
-        return answers
+        return tally, gradient, sums, is_linear
 
     def _add_up(self, tally: Tensor, vectors: Sequence[Tensor]) -> None:
         """Sum over the processes what each found on its examples, in place."""

@@ -81,6 +81,16 @@ def available_bytes(device: torch.device) -> int:
     return available
 
 
+def held_bytes(device: torch.device) -> int:
+    """Memory that is taken now: allocated on a GPU, resident on a CPU; 0 where nobody tells."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    resident = Path("/proc/self/statm")
+    if not resident.exists():
+        return 0
+    return int(resident.read_text().split()[1]) * resource.getpagesize()
+
+
 def peak_bytes(device: torch.device) -> int:
     """Largest memory so far: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hessdiag.curvature.batches import BatchReader, mapped, repeatable
+from hessdiag.curvature.batches import BatchReader, Cut, mapped, repeatable
 from hessdiag.curvature.heads import (
     OutputSpec,
     completed,
@@ -78,6 +78,7 @@ class EmpiricalRisk:
         self.output = output
         self.loss = resolve_for(self.model, loss)
         self._is_own = loss is None
+        self.cut = Cut()  # one for all copies of this
         self._reader = BatchReader(self.model, one_step_ahead=is_causal(self.model))
         if isinstance(self.loss, AnyLoss):
             one_batch = isinstance(self.batches, Sized) and len(self.batches) == 1
@@ -200,7 +201,8 @@ class EmpiricalRisk:
         for index, (x, y) in enumerate(self._read()):
             if shared and not processes.is_mine(index):
                 continue
-            yield self._placed(x, y)
+            for *piece, _ in self._pieces(x, y):
+                yield self._placed(*piece)
 
     def dealt(self) -> Iterator[tuple[Any, Tensor | Targets, bool]]:
         """Yield this process's (x, y) likewise, and whether they count.
@@ -243,10 +245,12 @@ class EmpiricalRisk:
                     return
                 numbers = numbers[:size]
                 x, y = mapped(x, lambda t, size=size: t[:size]), y[:size]
-            if num_examples is not None:
-                yield *self._placed(x, y), numbers
-            elif processes.is_mine(index):
-                yield *self._placed(x, y), processes.numbers(numbers)
+            if num_examples is None and not processes.is_mine(index):
+                continue
+            if num_examples is None:
+                numbers = processes.numbers(numbers)
+            for *piece, at in self._pieces(x, y):
+                yield *self._placed(*piece), numbers[at]
 
     def anywhere(self, here: bool) -> bool:
         """Tell whether it is so in any of the processes that call the network together."""
@@ -255,6 +259,19 @@ class EmpiricalRisk:
             if self.sharding is None
             else self.space.largest(torch.tensor(here * 1.0, device=self.device)) > 0
         )
+
+    @property
+    def divisible(self) -> bool:
+        """Whether microbatches may be cut: their examples have nothing to do with each other."""
+        whole = isinstance(self.loss, AnyLoss) and self.loss.is_of_batch
+        return not (whole or self.bn == "batch" or self.sharding)
+
+    def halve(self) -> bool:
+        """Cut microbatches into halves from now on; tells whether that can be."""
+        return self.divisible and self.cut.halve()
+
+    def _pieces(self, x: Any, y: Tensor | Targets) -> Iterator[tuple[Any, Any, slice]]:
+        return self.cut.pieces(x, y) if self.divisible else iter([(x, y, slice(None))])
 
     def _read(self) -> Iterator[tuple[Any, Tensor | Targets]]:
         empty = True

@@ -36,6 +36,11 @@ class AnyLoss(OutputLoss):
         self._one_batch = False
         self._form: torch.Size | None = None  # of an example's outputs
 
+    @property
+    def is_of_batch(self) -> bool:
+        """Whether it is one of a single batch as a whole, and not of its examples."""
+        return self._one_batch
+
     def belongs_to(self, parameters: Iterable[Tensor], *, one_batch: bool) -> None:
         """Learn what the loss must not depend on, and whether all data are one batch."""
         self._weights, self._one_batch = {id(tensor) for tensor in parameters}, one_batch

@@ -168,8 +168,11 @@ def _footer(report: Report) -> Iterator[str]:
         checks += f", asymmetry {report.symmetry_residual:.1e}"
     yield checks
     cost = report.cost
+    memory = f"peak memory {cost.peak_memory_bytes / 2**30:.2f} GiB"
+    if cost.predicted_memory_bytes is not None:
+        memory += f" ({cost.predicted_memory_bytes / 2**30:.2f} predicted)"
     yield (
         f"{cost.passes.get('total', 0)} passes over the data, {sum(cost.products.values())} "
-        f"products, {cost.seconds:.1f} s, peak memory {cost.peak_memory_bytes / 2**30:.2f} GiB, "
+        f"products, {cost.seconds:.1f} s, {memory}, "
         f"{report.dtype} on {report.device}"
     )

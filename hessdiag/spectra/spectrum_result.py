@@ -203,12 +203,14 @@ class Cost(Struct, frozen=True):
         passes: passes over the data, by algorithm; ``total`` for all in lockstep.
         products: matrix-vector products, by part.
         peak_memory_bytes: allocated on a GPU, resident on a CPU.
+        predicted_memory_bytes: what it was thought to be before; None in older reports.
     """
 
     seconds: float
     passes: dict[str, Count]
     products: dict[str, Count]
     peak_memory_bytes: Count
+    predicted_memory_bytes: Count | None = None
 
 
 class Report(Measured, frozen=True, kw_only=True, tag="hessdiag.spectrum/1"):

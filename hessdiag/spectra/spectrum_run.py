@@ -31,7 +31,7 @@ from hessdiag.seeds import stream
 from hessdiag.settings import settled
 from hessdiag.spectra.further_metrics import Conditions, measure
 from hessdiag.spectra.pass_ticker import Ticker
-from hessdiag.spectra.spectrum_plan import Plan, check_memory, make_plan
+from hessdiag.spectra.spectrum_plan import Plan, fitted, make_plan
 from hessdiag.spectra.spectrum_result import (
     Checks,
     Cost,
@@ -127,9 +127,11 @@ def spectrum(
         unchecked=unchecked,
         on_microbatch=progress.microbatch,
     )
-    plan = make_plan(decomposition, asked)
+    made = make_plan(decomposition, asked)
     first = next(iter(decomposition.risk.microbatches()))
-    check_memory(decomposition, plan, *first)
+    plan = fitted(decomposition, made, *first)
+    kept = decomposition.kept.num_examples
+    at_once = max(kept, decomposition.risk.cut.at_most or len(first[1]))
     decomposition.inspect(*first)
     del first
     progress.expect(plan)
@@ -218,9 +220,11 @@ def spectrum(
             passes=passes,
             products=products,
             peak_memory_bytes=peak_bytes(decomposition.risk.device),
+            predicted_memory_bytes=plan.predicted_bytes(min(at_once, gradient.num_examples)),
         ),
         notes=(
             *decomposition.notes,
+            *filter(None, (plan.changes(made), decomposition.risk.cut.note)),
             *(f"{name}: {of.reason}" for name, of in further.items() if isinstance(of, Missing)),
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,6 +13,16 @@ from hessdiag.parts import PARTS, PartsOption
 from hessdiag.settings import option
 from hessdiag.subject_options import SeedOption
 
+_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*((?:[KMGT]i?)?B?|)\s*", re.ASCII | re.IGNORECASE)
+_UNITS = {
+    **dict.fromkeys(("", "B"), 1),
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)},
+    **{
+        form: 1 << 10 * power
+        for power, p in enumerate("KMGT", 1)
+        for form in (p, f"{p}I", f"{p}IB")
+    },
+}
 _SIGNS = {"both": (1, -1), "top": (1,), "bottom": (-1,), "none": ()}
 
 
@@ -35,6 +46,8 @@ class EstimatorSettings(SeedOption, PartsOption):
             multiplicity up to it. None for top_k + 1, with density at least 4.
         tolerance: residual over spectral scale of a converged eigenvalue; ten times that over its
             own size for the outermost ones. None for 1e-3 in float32, 1e-10 in float64.
+        memory: for vectors and microbatches, beside the network itself, such as "4GiB"; None for
+            what the device has free, of which bases take BASIS_BUDGET at most.
         refine: whether to multiply the eigenvectors found once more, in float64, which rids values
             and intervals of float32's rounding at the cost of these products.
         max_passes: passes over the data that Lanczos may take.
@@ -53,6 +66,13 @@ class EstimatorSettings(SeedOption, PartsOption):
     depth: Annotated[int, option("Lanczos steps behind the density.", ge=1)] = 20
     basis_size: Annotated[int | None, option("Lanczos vectors kept for each part.", ge=2)] = None
     host_basis: Annotated[bool, option("Keep them in the host's memory.")] = False
+    memory: Annotated[
+        str | None,
+        option(
+            "Memory for vectors and microbatches, such as 4GiB. Default: what is free.",
+            metavar="SIZE",
+        ),
+    ] = None
     block_size: Annotated[
         int | None,
         option("Lanczos vectors multiplied at once; multiplicities are right up to it.", ge=1),
@@ -81,6 +101,7 @@ class EstimatorSettings(SeedOption, PartsOption):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.signs(PARTS[0])
+        _ = self.memory_bytes
         metric_table.further(self.metrics)
 
     def signs(self, part: str) -> tuple[int, ...]:
@@ -98,6 +119,23 @@ class EstimatorSettings(SeedOption, PartsOption):
                 raise unknown("end in `ends`", end, tuple(_SIGNS))
             found |= dict.fromkeys((name,) if name else PARTS, _SIGNS[end])
         return found.get(part, _SIGNS["both"])
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` as a number; None where nothing is said.
+
+        Raises:
+            InputError: it is no size.
+        """
+        if self.memory is None:
+            return None
+        match = _SIZE.fullmatch(self.memory)
+        size = float(match[1]) * _UNITS[(match[2] or "").upper()] if match else 0
+        if not 1 <= size < 1 << 60:
+            raise InputError(
+                "`memory` is no size", got=repr(self.memory), wanted="such as 4GiB or 500MB"
+            )
+        return int(size)
 
     @property
     def num_eigenvalues(self) -> int:

@@ -8,6 +8,7 @@ probes, and tr H = tr G + tr N those of N alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from msgspec import structs
@@ -96,7 +97,8 @@ def sample_on(
         try:
             while index < settings.max_probes and not (index and suffice()):
                 rows = probes.rows(index, min(index + chunk, settings.max_probes))
-                found = quadratic_forms(decomposition, rows, signs)
+                forms = partial(quadratic_forms, decomposition, rows, signs)
+                found = decomposition.within_memory(forms, exchanges=True)
                 if exact is not None:
                     found = {"hessian": found["nme"] + exact, "nme": found["nme"]}
                 for part in samples.keys() & found.keys():
@@ -131,7 +133,7 @@ def _exact(
     if {"hessian", "gn"}.isdisjoint(parts):
         return None
     try:
-        trace = gn_trace(decomposition)
+        trace = decomposition.within_memory(partial(gn_trace, decomposition), exchanges=True)
     except Unsupported:
         return None
     on_pass()

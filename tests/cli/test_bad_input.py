@@ -12,7 +12,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from hessdiag.spectra import spectrum_plan as plan
 from hessdiag.spectra import spectrum_run as spectra_run
 from tests.cli.conftest import FAST, Outcome, Run, images, plain, tampered
 
@@ -254,15 +253,13 @@ def test_a_plot_needs_densities_and_a_known_suffix(run: Run, checkpoint: Path, h
     assert list(here.iterdir()) == []
 
 
-def test_too_little_memory_names_a_batch_that_fits(run: Run, checkpoint: Path, monkeypatch):
-    args = ("spectrum", checkpoint, *FAST)
-    monkeypatch.setattr(plan, "available_bytes", lambda _: 270_000)
-    outcome = run(*args)
-    refused(outcome, r"too little memory.*--batch-size \d+")
-    hint = outcome.err.rpartition("hint: ")[2].split()
-    assert run(*args, *hint).code == 0
-    monkeypatch.setattr(plan, "available_bytes", lambda _: 1000)
-    refused(run(*args), "smaller --top-k or fewer --params")
+def test_too_little_memory_is_told(run: Run, checkpoint: Path):
+    args = ("spectrum", checkpoint, *FAST, "--memory")
+    outcome = run(*args, "150kB")
+    assert outcome.code == 0, outcome.err
+    assert "memory holds no more" in outcome.out
+    refused(run(*args, "1000B"), r"too little memory.*of --memory.*smaller --top-k")
+    refused(run(*args, "a lot"), "--memory is no size")
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(

@@ -1,6 +1,5 @@
 """What does not fit into memory is refused, with an advice that does fit."""
 
-import re
 import subprocess
 import sys
 from typing import Any
@@ -11,12 +10,13 @@ from torch import nn
 
 import hessdiag
 from hessdiag import Decomposition
+from hessdiag.curvature import kept
 from hessdiag.curvature.memory import linearisation_bytes
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.spectra import spectrum_plan as plan
 from hessdiag.spectra.spectrum_plan import make_plan
 from hessdiag.spectra.spectrum_settings import Settings
-from tests.cases import BY_NAME, Batch, labels, normal, seeded, split
+from tests.cases import BY_NAME, Batch, labels, normal, seeded
 from tests.oracles import targets
 from tests.spectra.test_plan import CASE, refusal, run
 
@@ -33,37 +33,111 @@ def needs(dec: Decomposition, at_once: int, **settings: Any) -> tuple[int, float
     return made.num_vectors() * dec.num_parameters * 8, per_example
 
 
-@pytest.mark.parametrize(("room", "advised"), [(3.5, 3), (1.1, 1)])
-def test_a_batch_too_large_for_the_memory_names_one_that_fits(monkeypatch, room, advised):
+@pytest.mark.parametrize(("room", "size"), [(8.5, 8), (3.5, 3), (1.1, 1)])
+def test_a_batch_too_large_for_the_memory_is_cut(monkeypatch, room, size):
+    """Into as few pieces as vectors leave room for, with the numbers of the whole batch."""
     model, batches, loss = BY_NAME[CASE]
     x, y = joined(batches)
-    vectors, per_example = needs(Decomposition(model, batches, loss), 2, top_k=2)
+    settings = {"top_k": 2, "num_probes": 2, "basis_size": 12, "parts": ("nme",)}
+    vectors, per_example = needs(Decomposition(model, batches, loss), 2, **settings)
+    whole = run([(x, y)], **settings)
+    monkeypatch.setattr(plan, "_smaller", lambda made, *_: [made])
     monkeypatch.setattr(plan, "available_bytes", lambda _: vectors + room * per_example)
-    message = refusal(batches=[(x, y)], top_k=2)
-    assert "too little memory" in message
-    assert "microbatch of 9" in message
-    found = re.search(r"--batch-size (\d+)$", message)
-    assert found
-    assert 1 <= int(found[1]) <= advised
-    smaller = [(x[i : i + int(found[1])], y[i : i + int(found[1])]) for i in range(0, 9, advised)]
-    assert run(smaller, top_k=2, num_probes=2).num_samples == 9
+    found = run([(x, y)], **settings)
+    assert any(f"microbatches of {size} at most" in note for note in found.notes)
+    assert found.num_samples == 9
+    ours, theirs = found.parts["nme"], whole.parts["nme"]
+    assert ours.trace.value == pytest.approx(theirs.trace.value, rel=1e-10)
+    assert ours.top[0].value == pytest.approx(theirs.top[0].value, rel=1e-8)
+    message = refusal(batches=[(x, y)], bn="batch", **settings)
+    assert f"--batch-size {size}" in message
 
 
-@pytest.mark.parametrize("missing", [1, 2, 3, 4, 7, 20, 40])
-def test_a_basis_too_large_for_the_memory_names_one_that_fits(monkeypatch, missing: int):
-    """``missing`` vectors too few are left."""
+@pytest.mark.parametrize("missing", [20, 80, 240])
+def test_vectors_too_large_for_the_memory_become_fewer(monkeypatch, missing: int):
     model, batches, loss = BY_NAME[CASE]
-    x, y = joined(batches)
-    settings = {"top_k": 2, "block_size": 2, "num_probes": 2}
     dec = Decomposition(model, batches, loss)
+    settings = {"top_k": 2, "num_probes": 4}
     vectors, per_example = needs(dec, 1, **settings)
-    left = vectors + per_example - missing * dec.num_parameters * 8
+    whole = run(batches, **settings)
+    left = vectors + 9 * per_example - missing * dec.num_parameters * 8
     monkeypatch.setattr(plan, "available_bytes", lambda _: left)
-    message = refusal(batches=split(x, y, *[1] * 9), **settings)
-    found = re.search(r"--batch-size 1 --basis-size (\d+)$", message)
-    assert found
-    report = run(split(x, y, *[1] * 9), basis_size=int(found[1]), **settings)
-    assert report.settings.basis_size == int(found[1])
+    found = run(batches, **settings)
+    assert any(note.startswith("memory holds no more: ") for note in found.notes)
+    for name, part in found.parts.items():
+        for ours, theirs in zip(part.top, whole.parts[name].top, strict=True):
+            assert ours.value == pytest.approx(theirs.value, abs=1e-8)
+    fixed = {**settings, "basis_size": whole.settings.basis_size}
+    if missing == 240:
+        assert found.settings.basis_size < whole.settings.basis_size
+        assert "--basis-size below" in refusal(**fixed)
+
+
+def test_bases_go_to_the_host_where_a_gpu_has_no_room(monkeypatch):
+    dec = Decomposition(*BY_NAME[CASE])
+    made = make_plan(dec, Settings(top_k=2))
+    monkeypatch.setattr(plan, "available_bytes", lambda _: 1 << 30)
+    smaller = list(plan._smaller(made, torch.device("cuda:0"), 8 * dec.num_parameters))
+    on_host = [of.settings.host_basis for of in smaller]
+    assert on_host == sorted(on_host)
+    assert True in on_host
+    sizes = [of.num_vectors() for of in smaller]
+    assert sizes == sorted(sizes, reverse=True)
+    assert smaller[-1].basis_size == 2 * 2 + 2 * made.block_size
+    assert "host memory" in (smaller[-1].changes(made) or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GiB", 4 << 30), ("1.5 MB", 1_500_000), ("2g", 2 << 30), ("77", 77)]
+)
+def test_sizes_of_memory_are_read(text: str, size: int):
+    assert Settings(memory=text).memory_bytes == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GiB", "0", "4GiBs", "9" * 30, "1e9", "nan"])
+def test_what_is_no_size_of_memory_is_refused(text: str):
+    assert "`memory` is no size" in refusal(memory=text)
+
+
+def test_a_budget_decides_bases_and_probes_whatever_is_free():
+    dec = Decomposition(*BY_NAME[CASE])
+    vector = 8 * dec.num_parameters
+    made = make_plan(dec, Settings(top_k=2, memory=str(60 * vector)))
+    assert made.basis_size == 26  # of half of it, and a block of 4 beside it
+    assert len(made.waves) == 3
+    assert make_plan(dec, Settings(memory=str(8 * 8 * vector))).chunk == 2
+    assert "of `memory`" in refusal(memory="1KiB")
+    report = run(memory="1GiB", num_probes=2, top_k=1)
+    assert report.settings.memory == "1GiB"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+def test_where_memory_runs_out_microbatches_are_halved(monkeypatch, error: type[Exception]):
+    words = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+    x, y = normal(21, 3), labels(21, num_classes=2)
+    network = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)))
+    settings: dict[str, Any] = {"num_probes": 3, "top_k": 1, "rel_error": 0.05, "max_probes": 9}
+    whole = hessdiag.spectrum(network, [(x, y)], **settings)
+    sizes: list[int] = []
+    linearisation = kept.Linearisation
+
+    def limited(risk: Any, x: Any, *rest: Any, **options: Any) -> Any:
+        sizes.append(len(x))
+        if len(x) > 4:
+            raise error(words)
+        return linearisation(risk, x, *rest, **options)
+
+    monkeypatch.setattr(kept, "Linearisation", limited)
+    found = hessdiag.spectrum(network, [(x, y)], **settings)
+    assert max(sizes[4:]) <= 2 * 4
+    assert sizes[-1] <= 4
+    assert "memory ran out" in found.notes[0]
+    assert found.loss == pytest.approx(whole.loss, rel=1e-12)
+    for name, part in whole.parts.items():
+        assert found.parts[name].trace.value == pytest.approx(part.trace.value, rel=1e-9)
+        assert found.parts[name].top[0].value == pytest.approx(part.top[0].value, rel=1e-8)
+    with pytest.raises(error, match="allocate memory"):
+        hessdiag.spectrum(network, [(x, y)], bn="batch", **settings)
 
 
 def test_an_example_is_not_charged_for_the_inputs_of_the_whole_batch(monkeypatch):

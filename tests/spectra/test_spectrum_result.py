@@ -27,7 +27,7 @@ CONTRACT = {
     "finite_radius": {"radius", "trace", "excess", "rounding"},
     "gradient": {"norm", "rayleigh"},
     "checks": {"decomposition_residual", "symmetry_residual"},
-    "cost": {"seconds", "passes", "products", "peak_memory_bytes"},
+    "cost": {"seconds", "passes", "products", "peak_memory_bytes", "predicted_memory_bytes"},
 }
 
 
