@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,11 @@ from hessdiag.curvature.direct import residual
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kept import Kept
 from hessdiag.curvature.kernels import exact_kernels, undisturbed
+from hessdiag.curvature.memory import within_memory
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.curvature.sums import Sums
 from hessdiag.curvature.truth import Truth, check_few
-from hessdiag.errors import InputError, NotFinite, is_out_of_memory, unknown
+from hessdiag.errors import InputError, NotFinite, unknown
 from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.linalg.operator import Operator
@@ -39,7 +41,6 @@ _LINEAR = (
     "its logits, not its loss or log-probabilities, or name the loss nll"
 )
 _RESIDUAL_EXAMPLES = 32
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,7 @@ class Decomposition:
         return self.risk.space
 
     def check_whole(self, what: str) -> None:
-        """Refuse a network that is spread over processes.
-
-        Raises:
-            InputError: it is.
-        """
+        """Raise InputError of a network that is spread over processes."""
         if self.risk.sharding is not None:
             raise InputError(
                 f"{what} takes a network that every process holds whole",
@@ -171,30 +168,27 @@ class Decomposition:
 
     def displaced(self, vector: Tensor) -> Decomposition:
         """Make the decomposition at θ + ``vector``, flat ``(n,)``; this one stays as it is."""
-        moved = copy.copy(self)
-        moved.risk = self.risk.displaced(vector)
-        moved.kept, moved._gradient, moved._twin = Kept(), None, None
-        moved.truth = self.truth or Truth(reason="they are those away from θ")
-        return moved
+        return self._of(self.risk.displaced(vector), "they are those away from θ")
 
     def on(self, batches: Iterable[Any] | None = None, loss: OutputLoss | None = None) -> Self:
         """Make the decomposition of the same network on other data, or with another loss."""
-        other = copy.copy(self)
-        other.risk = self.risk.on(batches, loss)
-        other.kept, other._gradient, other._twin = Kept(), None, None
-        other.truth = self.truth or Truth(reason="they are those of other data or another loss")
-        return other
+        reason = "they are those of other data or another loss"
+        return self._of(self.risk.on(batches, loss), reason)
 
     def in_type(self, dtype: torch.dtype) -> Decomposition:
         """Give the same decomposition computed in another floating type."""
         if dtype == self.risk.dtype:
             return self
         if self._twin is None:
-            self._twin = copy.copy(self)
-            self._twin.risk = self.risk.in_type(dtype)
-            self._twin.kept, self._twin._gradient = Kept(), None
-            self._twin.truth = self.truth or Truth(reason="they are those of a twin")
+            self._twin = self._of(self.risk.in_type(dtype), "they are those of a twin")
         return self._twin
+
+    def _of(self, risk: EmpiricalRisk, unchecked: str) -> Self:
+        other = copy.copy(self)
+        other.risk, other.kept = risk, Kept()
+        other._gradient = other._twin = None
+        other.truth = self.truth or Truth(reason=unchecked)
+        return other
 
     def products(self, v: Tensor, parts: Iterable[str] = PARTS) -> Products:
         """Compute H v, G v and N v.
@@ -254,7 +248,8 @@ class Decomposition:
                 answers = self.in_type(dtype).answer([requests[i] for i in own])
                 given |= dict(zip(own, answers, strict=True))
             return [given[i] for i in range(len(requests))]
-        tally, gradient, sums, is_linear = self.within_memory(lambda: self._local_sums(requests))
+        local = functools.partial(self._local_sums, requests)
+        tally, gradient, sums, is_linear = within_memory(local, self.risk, self.kept)
         if self._gradient is None:
             self.risk.network.check_weights()
         self._add_up(tally, [gradient, *(rows for s in sums for rows in s.rows.values())])
@@ -264,9 +259,8 @@ class Decomposition:
         if self._gradient is None:
             accuracy = num_correct / num_counted if num_counted else None
             self.notes = (*self.risk.network.notes, *((_LINEAR,) if is_linear else ()))
-            self._gradient = Gradient(
-                total / weight, accuracy, gradient.div_(weight), int(num_examples)
-            )
+            mean = gradient.div_(weight)
+            self._gradient = Gradient(total / weight, accuracy, mean, int(num_examples))
         self.check_unchanged(total / weight, int(num_examples))
         answers = [request.finish(weight) for request in sums]
         for answer in answers:
@@ -278,34 +272,6 @@ class Decomposition:
             if self.truth is not None and not self.unchecked:
                 self.truth.judge()
         return answers
-
-    def within_memory(self, compute: Callable[[], _T], *, exchanges: bool = False) -> _T:
-        """Compute; where memory runs out, again without what is kept, and by smaller microbatches.
-
-        Args:
-            compute: passes over the data.
-            exchanges: whether processes exchange sums within it, so that none can begin again.
-
-        Raises:
-            RuntimeError: memory runs out however small they are.
-        """
-        while True:
-            try:
-                return compute()
-            except Exception as error:
-                stuck = exchanges and processes.count() > 1
-                if stuck or not is_out_of_memory(error) or not self._takes_less():
-                    raise
-            if self.risk.device.type == "cuda":  # fragments, now that nothing refers to them
-                torch.cuda.empty_cache()
-
-    def _takes_less(self) -> bool:
-        """Let go of what is kept, or cut microbatches into halves; tells whether it can."""
-        if self.kept.num_examples:
-            self.kept.num_examples = 0
-            self.kept.clear()
-            return True
-        return self.risk.halve()
 
     def _local_sums(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor, list[Sums], bool]:
         """Sum over this process's examples: the tally, the gradient and the products."""

@@ -32,6 +32,12 @@ class Kept:
         """Let go of them."""
         self._kept.clear()
 
+    def let_go(self) -> bool:
+        """Let go of them for good; tells whether there was room for any."""
+        had, self.num_examples = self.num_examples, 0
+        self.clear()
+        return had > 0
+
     def linearise(
         self, index: int, risk: EmpiricalRisk, x: Any, y: Tensor | Targets, counts: bool
     ) -> Linearisation:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from hessdiag.curvature.kept import Kept
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
 from hessdiag.curvature.risk import EmpiricalRisk
+from hessdiag.errors import is_out_of_memory
 from hessdiag.linalg import processes
 from hessdiag.losses.output_loss import Targets
 
+_T = TypeVar("_T")
 _GRAPH_BUDGET = {"cpu": 1 << 30, "cuda": 8 << 30}  # bytes of one microbatch's linearisation
 _LARGEST_MICROBATCH = 1024
 _WORKING_FACTOR = 1.5  # saved tensors plus the buffers of a backward pass through them
@@ -57,6 +61,31 @@ def fitting_microbatch(risk: EmpiricalRisk, num_samples: int) -> int:
     fitting = int(_GRAPH_BUDGET[risk.device.type] / max(per_example, 1))
     one_share = -(-num_samples // processes.count())
     return max(1, min(fitting, one_share, _LARGEST_MICROBATCH))
+
+
+def within_memory(
+    compute: Callable[[], _T], risk: EmpiricalRisk, kept: Kept, *, exchanges: bool = False
+) -> _T:
+    """Compute; where memory runs out, again without what is kept, and by smaller microbatches.
+
+    Args:
+        compute: passes over the data.
+        risk: whose microbatches are halved.
+        kept: what passes have in common.
+        exchanges: whether processes exchange sums within it, so that none can begin again.
+
+    Raises:
+        RuntimeError: memory runs out however small they are.
+    """
+    while True:
+        try:
+            return compute()
+        except Exception as error:
+            stuck = exchanges and processes.count() > 1
+            if stuck or not is_out_of_memory(error) or not (kept.let_go() or risk.halve()):
+                raise
+        if risk.device.type == "cuda":  # fragments, now that nothing refers to them
+            torch.cuda.empty_cache()
 
 
 def available_bytes(device: torch.device) -> int:

@@ -18,6 +18,7 @@ from hessdiag.curvature.exact_trace import gn_trace
 from hessdiag.curvature.example_signs import ExampleSigns
 from hessdiag.curvature.forms import check_forms, find_signs, quadratic_forms
 from hessdiag.curvature.jet_rules import Unsupported
+from hessdiag.curvature.memory import within_memory
 from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Outcome, drive
 from hessdiag.linalg.space import Array
@@ -98,7 +99,7 @@ def sample_on(
             while index < settings.max_probes and not (index and suffice()):
                 rows = probes.rows(index, min(index + chunk, settings.max_probes))
                 forms = partial(quadratic_forms, decomposition, rows, signs)
-                found = decomposition.within_memory(forms, exchanges=True)
+                found = within_memory(forms, decomposition.risk, decomposition.kept, exchanges=True)
                 if exact is not None:
                     found = {"hessian": found["nme"] + exact, "nme": found["nme"]}
                 for part in samples.keys() & found.keys():
@@ -133,7 +134,8 @@ def _exact(
     if {"hessian", "gn"}.isdisjoint(parts):
         return None
     try:
-        trace = decomposition.within_memory(partial(gn_trace, decomposition), exchanges=True)
+        compute = partial(gn_trace, decomposition)
+        trace = within_memory(compute, decomposition.risk, decomposition.kept, exchanges=True)
     except Unsupported:
         return None
     on_pass()
