@@ -12,6 +12,7 @@ from hessdiag.curvature.batches import mapped, tensors_in
 from hessdiag.curvature.calling import Widened, eager_calls
 from hessdiag.curvature.copies import Memo, private_copy, unwrapped
 from hessdiag.curvature.risk import EmpiricalRisk
+from hessdiag.errors import InputError
 from hessdiag.losses.output_loss import Targets
 
 _NUM_EXAMPLES = 4
@@ -78,6 +79,22 @@ def few_examples(
     if size <= wanted or any(t.ndim == 0 or len(t) != size for t in parts):
         return mapped(x, Tensor.clone), y.clone()
     return mapped(x, lambda t: t[:wanted].clone()), y[:wanted].clone()
+
+
+def fitting_examples(
+    risk: EmpiricalRisk, x: Any, y: Tensor | Targets, *, at_most: int
+) -> tuple[Any, Tensor | Targets]:
+    """Copy the first few examples; all of them where x counts something else first, as time.
+
+    Cost: a forward pass of the few.
+    """
+    few = few_examples(x, y, at_most=at_most)
+    try:
+        with torch.no_grad():
+            risk.loss.at(risk.outputs(mapped(few[0], Tensor.clone)), few[1])
+    except InputError:
+        return mapped(x, Tensor.clone), y.clone()
+    return few
 
 
 def doubled(tensor: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from hessdiag.curvature.as_called import few_examples
+from hessdiag.curvature.as_called import fitting_examples
 from hessdiag.curvature.direct import residual
 from hessdiag.curvature.heads import OutputSpec
 from hessdiag.curvature.kept import Kept
@@ -40,7 +40,6 @@ _LINEAR = (
     "the loss is linear in the network's outputs, so that G = 0 and H = N: let the network return "
     "its logits, not its loss or log-probabilities, or name the loss nll"
 )
-_RESIDUAL_EXAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -331,12 +330,13 @@ class Decomposition:
         code. Cost: about eight gradients of these examples.
         """
         self.kept.clear()
-        x, y = few_examples(*next(iter(self.risk.microbatches())), at_most=_RESIDUAL_EXAMPLES)
+        whole = next(iter(self.risk.microbatches()))
         generator = torch.Generator().manual_seed(stream(seed, "residual"))
         v = torch.empty(1, self.layout.size, dtype=self.risk.dtype, device=self.risk.device)
         self.space.fill(v, normal, generator)
         with exact_kernels(), self.risk.network.gathering():
-            return residual(self.risk, x, y, v[0])
+            few = fitting_examples(self.risk, *whole, at_most=32)
+            return residual(self.risk, *few, v[0])
 
     def check_unchanged(self, loss: float, num_examples: int) -> None:
         """Refuse data that are not those of the first pass.

@@ -24,7 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hessdiag.curvature.as_called import AsCalled, doubled, few_examples, mapped
+from hessdiag.curvature.as_called import (
+    AsCalled,
+    doubled,
+    few_examples,
+    fitting_examples,
+    mapped,
+)
 from hessdiag.curvature.culprits import find_culprit
 from hessdiag.curvature.direct import direct_product
 from hessdiag.curvature.kernels import exact_kernels
@@ -132,7 +138,7 @@ def check_few(risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> Truth:
     """Check a few examples of a microbatch, as few as their outputs allow."""
     if risk.sharding is not None:
         return Truth(reason="no process holds the network whole")
-    few, one = few_examples(x, y), few_examples(x, y, at_most=1)
+    few, one = few_examples(x, y), fitting_examples(risk, x, y, at_most=1)
     before = _random_state()
     with torch.no_grad():
         z = risk.outputs(mapped(one[0], Tensor.clone))
@@ -143,7 +149,9 @@ def check_few(risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> Truth:
     )
     if noise > TOLERANCE:
         return Truth(noise=noise)
-    num_outputs = z.numel() * len(few[1]) // max(len(one[1]), 1)
+    if len(one[1]) > 1:  # nothing less than all
+        return check(risk, *one)
+    num_outputs = z.numel() * len(few[1])
     return check(risk, *few_examples(*few, num_outputs))
 
 

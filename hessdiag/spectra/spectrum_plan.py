@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hessdiag.curvature.as_called import fitting_examples
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import available_bytes, held_bytes, linearisation_bytes
 from hessdiag.errors import InputError
@@ -153,9 +154,7 @@ def fitted(decomposition: Decomposition, plan: Plan, x: Any, y: Tensor | Targets
     """
     risk, budget = decomposition.risk, plan.settings.memory_bytes
     batch = len(y)
-    few = (x, y)
-    if isinstance(x, Tensor) and batch > 2:
-        few = x[:2].clone(), y[:2].clone()  # views would be charged for the whole batch
+    few = fitting_examples(risk, x, y, at_most=2)  # views would be charged for the whole batch
     per_example = linearisation_bytes(risk, *few) / len(few[1])
     if plan.refine:
         per_example *= 2  # in float64

@@ -19,6 +19,7 @@ from hessdiag.curvature.example_signs import ExampleSigns
 from hessdiag.curvature.forms import check_forms, find_signs, quadratic_forms
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.curvature.memory import within_memory
+from hessdiag.errors import InputError
 from hessdiag.linalg import processes
 from hessdiag.linalg.driver import Outcome, drive
 from hessdiag.linalg.space import Array
@@ -29,6 +30,9 @@ from hessdiag.spectra.spectrum_settings import Settings
 
 NONE, PRODUCTS, FORMS, BY_EXAMPLE = "none", "products", "forms", "forms by example"
 EXACT = ("gn",)
+
+_UNFIT = (Unsupported, InputError)
+"""What forms and exact traces meet; an input that fails by itself, too, will fail in products."""
 
 _FORM_COST = 5 / 3  # gradients a probe
 _PILOT_PROBES, _PILOT_EXAMPLES = 8, 64
@@ -106,7 +110,7 @@ def sample_on(
                     samples[part].add_forms(found[part])
                 index, num_passes = index + len(rows), num_passes + 1
                 on_pass()
-        except Unsupported as error:  # in a batch after those of the pilot
+        except _UNFIT as error:  # in a batch after those of the pilot
             for taken in samples.values():
                 taken.forget_forms()
             reason = f"Taylor mode does not go through {error}"
@@ -136,7 +140,7 @@ def _exact(
     try:
         compute = partial(gn_trace, decomposition)
         trace = within_memory(compute, decomposition.risk, decomposition.kept, exchanges=True)
-    except Unsupported:
+    except _UNFIT:
         return None
     on_pass()
     return trace
@@ -161,13 +165,13 @@ def choose(
     try:
         check_forms(decomposition, stream(seed, "signs"))
         shared = quadratic_forms(decomposition, probes, num_examples=few)
-    except Unsupported as error:
+    except _UNFIT as error:
         return Sampling(PRODUCTS, f"Taylor mode does not go through {error}"), None
     cheaper = FORMS if products >= _FORM_COST else PRODUCTS
     try:
         signs = find_signs(decomposition, stream(seed, "signs"))
         apart = quadratic_forms(decomposition, probes, signs, num_examples=few)
-    except Unsupported as error:
+    except _UNFIT as error:
         return Sampling(cheaper, f"examples have no probes of their own: {error}"), None
     own = _FORM_COST * _worst(apart, shared, parts)
     gain = min(products, _FORM_COST) * _worst(shared, apart, parts) / own if own else 1.0

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 import hessdiag
 from hessdiag import Decomposition, Report, results
@@ -19,7 +20,7 @@ from hessdiag.parts import PARTS
 from hessdiag.spectra import spectrum_plan as plan
 from hessdiag.spectra.spectrum_plan import make_plan
 from hessdiag.spectra.spectrum_settings import Settings
-from tests.cases import BY_NAME, Batch
+from tests.cases import BY_NAME, Batch, labels, normal, seeded
 from tests.oracles import truth_of
 
 CASE = "mlp-gelu"
@@ -102,6 +103,22 @@ def test_few_parameters_have_few_eigenvalues():
     assert all(len(part.top) == len(part.bottom) == 2 for part in report.parts.values())
     with pytest.raises(InputError, match="more eigenvalues"):
         hessdiag.spectrum(torch.nn.Linear(1, 1), data, loss="mse", top_k=3)
+
+
+@pytest.mark.parametrize("steps", [5, 9], ids=["fewer", "as many"])
+def test_inputs_may_count_time_first(steps: int):
+    class Last(torch.nn.GRU):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x)[0][-1]
+
+    model = seeded(lambda: Last(2, 3)).float()
+    x, y = normal(steps, 9, 2).float(), labels(9)
+    report = hessdiag.spectrum(
+        model, [(x, y)], num_probes=2, top_k=0, density=False, rel_error=0.9, max_probes=16
+    )
+    assert report.loss == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-6)
+    assert report.checks.truth is not None
+    assert report.checks.truth.reason is None
 
 
 @pytest.mark.parametrize("parts", [("nme",), ("gn", "hessian")])
