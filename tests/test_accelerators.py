@@ -29,7 +29,7 @@ each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 def there(case: Case, device: torch.device, dtype: torch.dtype) -> Decomposition:
-    model, batches, loss = case
+    model, batches, loss = case.make_model(), case.batches, case.loss
     moved = loss.to(device, dtype) if isinstance(loss, nn.Module) else loss
     return Decomposition(model, batches, moved, device=device, dtype=dtype)
 
@@ -75,10 +75,10 @@ def test_convolutions_use_neither_tf32_nor_other_bits_the_second_time(
 @pytest.mark.parametrize("name", ["cnn-gelu-bn", "attention", "shared", "mlp-relu"])
 @pytest.mark.parametrize("options", [{}, {"host_basis": True}, {"rel_error": 0.3}], ids=str)
 def test_a_spectrum_is_that_of_the_cpu(
-    name: str, options: dict[str, object], accelerator: torch.device
+    name: str, options: dict[str, Any], accelerator: torch.device
 ):
     case = BY_NAME[name]
-    model, batches, loss = case
+    model, batches, loss = case.make_model(), case.batches, case.loss
 
     def spectrum(device: torch.device | str) -> hessdiag.Report:
         return hessdiag.spectrum(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,14 +45,14 @@ def test_a_run_of_two_halves_is_the_run_in_one_piece(
     ids=lambda command: " ".join(map(str, command[:1])),
 )
 def test_every_command_answers_as_on_the_cpu(
-    command: tuple[object, ...],
+    command: tuple[Any, ...],
     checkpoint: Path,
     tmp_path: Path,
     run: Run,
     accelerator: torch.device,
 ):
     name, *options = command
-    documents: list[dict[str, object]] = []
+    documents: list[dict[str, Any]] = []
     for device in ("cpu", accelerator):
         path = tmp_path / f"{len(documents)}.json"
         outcome = run(name, checkpoint, *options, "--device", device, "--json", path)
@@ -61,7 +62,7 @@ def test_every_command_answers_as_on_the_cpu(
     assert numbers(documents[0]) == pytest.approx(numbers(documents[1]), rel=1e-3, abs=1e-5)
 
 
-def numbers(document: object, at: str = "") -> dict[str, float]:
+def numbers(document: Any, at: str = "") -> dict[str, float]:
     """Collect what is measured: no costs, no rounding errors."""
     if isinstance(document, dict):
         items = [(key, value) for key, value in document.items() if key not in UNLIKE]
