@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 def there(case: Case, device: torch.device, dtype: torch.dtype) -> Decomposition:
     model, batches, loss = case.make_model(), case.batches, case.loss
-    moved = loss.to(device, dtype) if isinstance(loss, nn.Module) else loss
+    moved = copy.deepcopy(loss).to(device, dtype) if isinstance(loss, nn.Module) else loss
     return Decomposition(model, batches, moved, device=device, dtype=dtype)
 
 
