@@ -74,7 +74,9 @@ def test_convolutions_use_neither_tf32_nor_other_bits_the_second_time(
 
 
 @pytest.mark.parametrize("name", ["cnn-gelu-bn", "attention", "shared", "mlp-relu"])
-@pytest.mark.parametrize("options", [{}, {"host_basis": True}, {"rel_error": 0.3, "max_probes": 64}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"host_basis": True}, {"rel_error": 0.3, "max_probes": 64}], ids=str
+)
 def test_a_spectrum_is_that_of_the_cpu(
     name: str, options: dict[str, Any], accelerator: torch.device
 ):

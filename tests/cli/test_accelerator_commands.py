@@ -14,7 +14,17 @@ from tests.cli.test_resume import stopped
 
 pytestmark = pytest.mark.gpu
 
-UNLIKE = {"cost", "seconds", "checks", "density", "residual", "interval", "error", "bottom"}
+UNLIKE = {
+    "cost",
+    "seconds",
+    "checks",
+    "density",
+    "residual",
+    "interval",
+    "error",
+    "bottom",
+    "excess",
+}
 
 
 def test_a_run_of_two_halves_is_the_run_in_one_piece(
