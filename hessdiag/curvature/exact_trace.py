@@ -1,39 +1,40 @@
-"""tr G without sampling, where a network has few outputs and the usual layers.
+"""tr G by gradients of each example from its outputs: exact, or by random signs there.
 
-``tr G = (1/N) Σ_n Σ_k ‖J_nᵀ S_n e_k‖²`` with ``S Sᵀ = B``: for each output one backward pass, no
-further than to the outputs of the layers. With a layer's input x and the gradient g at its output,
-an example's gradient in the weight is ``Σ_t g_t x_tᵀ``, whose squared norm is
-``Σ ⟨x_t, x_t'⟩⟨g_t, g_t'⟩``.
+``tr G = (1/N) Σ_n Σ_k ‖J_nᵀ S_n e_k‖²`` with ``S Sᵀ = B``: for each output a backward pass with the
+squared norms of all examples. With random signs u_n in place of e_k one pass has the mean tr G: its
+``u_nᵀ (S_nᵀ J_n J_nᵀ S_n) u_n`` is a quadratic form of signs, as Hutchinson's samples are, so that
+what bounds the mean of these bounds that of those.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from hessdiag.curvature.batches import mapped
 from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.example_gradients import squared_norms
 from hessdiag.curvature.forms import two_examples
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.curvature.kernels import exact_kernels, undisturbed
+from hessdiag.curvature.recorded_uses import Plan, Recorded
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.linalg import processes
-from hessdiag.losses.output_loss import Targets
+from hessdiag.linalg.space import Array, signs
+from hessdiag.losses.output_loss import AtOutput, Targets
+from hessdiag.seeds import stream
 
 MOST_OUTPUTS = 32
 _TOLERANCE = 1e-8  # in float64
-_AT_ONCE = 1 << 24  # numbers of the gradients by example that are made at once
+
+Directions = Callable[[AtOutput, Tensor, Sequence[int]], Iterator[Tensor]]
+"""From the loss at outputs z of examples with these numbers to u, along which ⟨z, u⟩ is squared."""
 
 
-@undisturbed()
 def gn_trace(decomposition: Decomposition) -> float:
     """Compute tr G exactly, up to rounding.
 
@@ -43,225 +44,150 @@ def gn_trace(decomposition: Decomposition) -> float:
         decomposition: of network, data and loss.
 
     Raises:
-        Unsupported: more than 32 outputs, a weight that is used twice or otherwise than by the
-            usual layers, examples that meet, a loss of which no S is known.
+        Unsupported: more than 32 outputs, a parameter whose gradients by example are not known,
+            examples that meet, a loss of which no S is known.
     """
-    risk = decomposition.risk
-    if risk.sharding is not None or risk.bn == "batch":
+    plan = find_plan(decomposition)
+    return float(_means(decomposition, plan, _each_output, 1)[0])
+
+
+def output_forms(
+    decomposition: Decomposition,
+    draws: Sequence[int],
+    seed: int,
+    plan: Plan,
+    *,
+    num_examples: int | None = None,
+) -> Array:
+    """Compute forms of random signs at the outputs, whose mean is tr G.
+
+    The signs of an example depend on the seed, the draw and the example's number alone.
+
+    Cost: a forward pass, and about a gradient a draw.
+
+    Args:
+        decomposition: of network, data and loss.
+        draws: their numbers.
+        seed: of all signs.
+        plan: what :func:`find_plan` found.
+        num_examples: take the mean over the first so many alone.
+
+    Returns:
+        ``(k,)``.
+
+    Raises:
+        Unsupported: the network does in one batch otherwise than in another.
+    """
+
+    def directions(at: AtOutput, z: Tensor, numbers: Sequence[int]) -> Iterator[Tensor]:
+        for draw in draws:
+            yield _signed(at, z, [stream(seed, "outputs", draw, number) for number in numbers])
+
+    return _means(decomposition, plan, directions, len(draws), num_examples)
+
+
+@undisturbed()
+def find_plan(decomposition: Decomposition) -> Plan:
+    """Find out what each example's gradient is made of, and put it to the test, in float64.
+
+    The squared norms of two examples together, along random signs of each one's own, are compared
+    with those of the gradients of each by itself.
+
+    Raises:
+        Unsupported: they differ, or are not known.
+    """
+    if decomposition.risk.sharding is not None or decomposition.risk.bn == "batch":
         raise Unsupported("examples that meet, or parameters spread over processes")
-    _check(decomposition)
-    sums = torch.zeros(3, dtype=torch.float64, device=risk.device)
-    reason = "what another process met"
-    with exact_kernels():
-        for x, y in risk.microbatches(shared=True):
-            try:
-                sums += sums.new_tensor([*_squares(risk, x, y), 0])
-            except Unsupported as error:  # which all processes have to know
-                reason = str(error)
-                sums[2] = 1
-                break
-            if decomposition.on_microbatch is not None:
-                decomposition.on_microbatch()
-    processes.add_up(sums)
-    squares, weight, failures = sums.tolist()
-    if failures:
-        raise Unsupported(reason)
-    return squares / weight
-
-
-def _check(decomposition: Decomposition) -> None:
-    """Compare two examples together with the gradients of each by itself, in float64."""
     risk = decomposition.in_type(torch.float64).risk
     x, y = two_examples(*next(iter(risk.microbatches())))
+
+    def directions(at: AtOutput, z: Tensor, numbers: Sequence[int]) -> Iterator[Tensor]:
+        yield _signed(at, z, numbers)
+
     alone = 0.0
     with exact_kernels():
         for n in range(2):
             own = mapped(x, lambda t, n=n: t[n : n + 1].clone()), y[slice(n, n + 1)]
             z = risk.outputs(own[0])
-            at = risk.loss.at(z.detach(), own[1])
-            for u in _directions(at, z):
-                found = torch.autograd.grad(
-                    z, list(risk.parameters.values()), u, retain_graph=True, materialize_grads=True
-                )
-                alone += sum(float(g.square().sum()) for g in found)
-        together, _ = _squares(risk, x, y)
-    if abs(together - alone) > _TOLERANCE * alone:
-        raise Unsupported("a weight that is used otherwise than by the usual layers")
+            u = _signed(risk.loss.at(z.detach(), own[1]), z, [n])
+            parameters = list(risk.parameters.values())
+            found = torch.autograd.grad(z, parameters, u, materialize_grads=True)
+            alone += sum(float(g.square().sum()) for g in found)
+        plan, squares, _ = _squares(risk, x, y, [0, 1], directions, None)
+    if abs(sum(squares) - alone) > _TOLERANCE * alone:
+        raise Unsupported("a parameter whose gradients by example are not known")
+    return plan
 
 
-def _directions(at: Any, z: Tensor) -> list[Tensor]:
-    if z.ndim != 2 or z.shape[1] > MOST_OUTPUTS:
-        raise Unsupported(f"outputs of shape {tuple(z.shape)}, not one row of few an example")
-    units = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    try:
-        return [at.factor(unit.expand_as(z)).to(z.dtype) for unit in units]
-    except InputError as error:
-        raise Unsupported("a loss of which no S is known") from error
+@undisturbed()
+def _means(
+    decomposition: Decomposition,
+    plan: Plan,
+    directions: Directions,
+    size: int,
+    num_examples: int | None = None,
+) -> Array:
+    """Average over the examples: the sum over all directions, or one number for each."""
+    risk = decomposition.risk
+    sums = torch.zeros(size + 2, dtype=torch.float64, device=risk.device)
+    reason = "what another process met"
+    with exact_kernels():
+        for x, y, numbers in risk.numbered(num_examples):
+            try:
+                _, squares, weight = _squares(risk, x, y, numbers, directions, plan)
+            except Unsupported as error:  # which all processes have to know
+                reason = str(error)
+                sums[-1] = 1
+                break
+            sums += sums.new_tensor([*(squares if size > 1 else [sum(squares)]), weight, 0])
+            if decomposition.on_microbatch is not None:
+                decomposition.on_microbatch()
+    if num_examples is None:
+        processes.add_up(sums)
+    found = sums.cpu().numpy()
+    if found[-1]:
+        raise Unsupported(reason)
+    return found[:-2] / found[-2]
 
 
-def _squares(risk: EmpiricalRisk, x: Any, y: Tensor | Targets) -> tuple[float, float]:
-    """Sum the squared norms of one microbatch; tell its weight."""
-    with Recorded(risk) as layers, torch.enable_grad():
+def _squares(
+    risk: EmpiricalRisk,
+    x: Any,
+    y: Tensor | Targets,
+    numbers: Sequence[int],
+    directions: Directions,
+    plan: Plan | None,
+) -> tuple[Plan, list[float], float]:
+    """Sum the squared norms of a microbatch for each direction; tell the plan and the weight."""
+    with Recorded(list(risk.parameters.values()), len(y), plan) as calls, torch.enable_grad():
         z = risk.outputs(mapped(x, Tensor.clone))
     at = risk.loss.at(z.detach(), y)
-    uses = [use for use in layers.uses if use.output.requires_grad]
-    total = 0.0
-    for u in _directions(at, z):
-        gradients = torch.autograd.grad(
-            z, [use.output for use in uses], u, retain_graph=True, materialize_grads=True
-        )
-        with torch.no_grad():
-            total += sum(
-                float(use.squares(_by_example(g, len(z))).sum(dtype=torch.float64))
-                for use, g in zip(uses, gradients, strict=True)
-            )
-    return total, at.weight
+    total: list[float] = []
+    for u in directions(at, z, numbers):
+        norms = [squared_norms(parts).sum(dtype=torch.float64) for parts in calls.pulled(z, u)]
+        total.append(float(torch.stack(norms).sum()) if norms else 0.0)
+    return calls.plan, total, at.weight
 
 
-@dataclass(frozen=True)
-class Use:
-    """A layer's output, and the squared norms of its weights' gradients from that at the output."""
-
-    output: Tensor
-    squares: Callable[[Tensor], Tensor]
-
-
-class Recorded(TorchFunctionMode):
-    """Within the block, what layers do with parameters is written down.
-
-    Attributes:
-        uses: what has been used.
-    """
-
-    def __init__(self, risk: EmpiricalRisk) -> None:
-        super().__init__()
-        self.uses: list[Use] = []
-        self._left = {id(tensor) for tensor in risk.parameters.values()}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        name: str = getattr(func, "__name__", "")
-        if name not in _RULES:
-            return func(*args, **kwargs)
-        given = dict(zip(_RULES[name][0].split(), args, strict=False)) | kwargs
-        weight, bias = (self._taken(given.get(key)) for key in ("weight", "bias"))
-        y = func(*args, **kwargs)
-        if weight or bias:
-            squares = _RULES[name][1](func, given, weight, bias)
-            if squares is not None:
-                self.uses.append(Use(y, squares))
-        return y
-
-    def _taken(self, tensor: Any) -> bool:
-        """Tell whether it is a parameter, which may be used once."""
-        if id(tensor) not in self._left:
-            return False
-        self._left.remove(id(tensor))
-        return True
+def _each_output(at: AtOutput, z: Tensor, _: Sequence[int]) -> Iterator[Tensor]:
+    if z.ndim != 2 or z.shape[1] > MOST_OUTPUTS:
+        raise Unsupported(f"outputs of shape {tuple(z.shape)}, not one row of few an example")
+    for unit in torch.eye(z.shape[1], dtype=z.dtype, device=z.device):
+        yield _factored(at, unit.expand_as(z))
 
 
-def _by_example(tensor: Tensor, count: int) -> Tensor:
-    """Put the examples first, ``(N, …)``, where it is plain which dimension is theirs."""
-    if len(tensor) == count and (tensor.ndim < 3 or tensor.shape[1] != count):
-        return tensor
-    if tensor.ndim == 3 and len(tensor) != count and tensor.shape[1] == count:
-        return tensor.transpose(0, 1)
-    if len(tensor) == count and tensor.ndim > 3:
-        return tensor
-    raise Unsupported("layers in which one cannot tell the examples apart")
+def _signed(at: AtOutput, z: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Compute S u for random signs u, those of each example from its own seed."""
+    if len(z) != len(seeds):
+        raise Unsupported("outputs that are not one an example")
+    u = torch.empty(z.shape, dtype=torch.int8)
+    for row, seed in zip(u, seeds, strict=True):
+        row.copy_(signs(row.numel(), torch.Generator().manual_seed(seed)).view_as(row))
+    return _factored(at, u.to(z))
 
 
-def _linear(_: Any, given: dict[str, Any], weight: bool, bias: bool) -> Any:
-    x = given["input"].detach()
-
-    def squares(g: Tensor) -> Tensor:
-        own = _by_example(x, len(g)).reshape(len(g), -1, x.shape[-1])
-        return _outer(own, g.reshape(len(g), -1, g.shape[-1]), weight, bias)
-
-    return squares
-
-
-def _outer(x: Tensor, g: Tensor, weight: bool, bias: bool) -> Tensor:
-    """Give ‖Σ_t g_t x_tᵀ‖² and ‖Σ_t g_t‖² of each example, x ``(N, t, i)``, g ``(N, t, o)``."""
-    total = g.new_zeros(len(g))
-    if bias:
-        total += g.sum(1).square().sum(1)
-    if weight and x.shape[1] * (x.shape[2] + g.shape[2]) < x.shape[2] * g.shape[2]:
-        total += ((x @ x.mT) * (g @ g.mT)).sum((1, 2))
-    elif weight:
-        rows = max(1, _AT_ONCE // (x.shape[2] * g.shape[2]))
-        products = [
-            (a.mT @ b).square().sum((1, 2))
-            for a, b in zip(x.split(rows), g.split(rows), strict=True)
-        ]
-        total += torch.cat(products)
-    return total
-
-
-def _convolution(_: Any, given: dict[str, Any], weight: bool, bias: bool) -> Any:
-    x, kernel = given["input"].detach(), given["weight"]
-    if kernel.ndim != 4 or isinstance(given.get("padding"), str) or x.ndim != 4:
-        return None
-    groups = given.get("groups", 1)
-    moves = {key: given[key] for key in ("stride", "padding", "dilation") if key in given}
-
-    def squares(g: Tensor) -> Tensor:
-        total: list[Tensor] = []
-        rows = max(1, _AT_ONCE // (kernel[0].numel() * groups * g[0, 0].numel()))
-        for own, back in zip(x.split(rows), g.flatten(2).split(rows), strict=True):
-            patches = F.unfold(own, kernel.shape[2:], **moves)
-            each = patches.reshape(len(own) * groups, -1, patches.shape[-1]).mT
-            g_each = back.reshape(len(own) * groups, -1, back.shape[-1]).mT
-            total.append(_outer(each, g_each, weight, bias).view(len(own), groups).sum(1))
-        return torch.cat(total)
-
-    return squares
-
-
-def _norm(func: Any, given: dict[str, Any], weight: bool, bias: bool) -> Any:
-    if given.get("training"):
-        return None
-    x = given["input"].detach()
-    bare = {key: value for key, value in given.items() if key not in ("input", "weight", "bias")}
-    own_shape = given.get("normalized_shape")
-
-    def summed(terms: Tensor) -> Tensor:
-        if own_shape is None:  # by channel
-            return terms.reshape(*terms.shape[:2], -1).sum(2)
-        return terms.reshape(len(terms), -1, math.prod(own_shape)).sum(1)
-
-    def squares(g: Tensor) -> Tensor:
-        taken = [_by_example(func(x, **bare), len(g)) * g] * weight + [g] * bias
-        return sum((summed(terms).square().sum(1) for terms in taken), g.new_zeros(len(g)))
-
-    return squares
-
-
-def _embedding(_: Any, given: dict[str, Any], weight: bool, bias: bool) -> Any:
-    del weight, bias
-    indices, padding = given["input"], given.get("padding_idx")
-    if indices.ndim != 2:
-        return None
-
-    def squares(g: Tensor) -> Tensor:
-        own = _by_example(indices, len(g))
-        same = own[:, :, None] == own[:, None, :]
-        if padding is not None:
-            same &= (own != padding)[:, :, None]
-        return ((g @ g.mT) * same).sum((1, 2))
-
-    return squares
-
-
-_CONVOLUTION = "input weight bias stride padding dilation groups", _convolution
-_RULES = {
-    "linear": ("input weight bias", _linear),
-    "conv2d": _CONVOLUTION,
-    "running_norm": ("input mean variance weight bias eps", _norm),
-    "batch_norm": ("input running_mean running_var weight bias training momentum eps", _norm),
-    "layer_norm": ("input normalized_shape weight bias eps", _norm),
-    "group_norm": ("input num_groups weight bias eps", _norm),
-    "embedding": ("input weight padding_idx", _embedding),
-}
+def _factored(at: AtOutput, u: Tensor) -> Tensor:
+    try:
+        return at.factor(u).to(u.dtype)
+    except InputError as error:
+        raise Unsupported("a loss of which no S is known") from error
