@@ -48,8 +48,9 @@ class Jet:
 def find_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
     """Find the rule for a call; None if there is none."""
     name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
-    if name == "pow" and not _is_square(*args, **kwargs):
-        return None
+    if name == "pow":
+        curve = _power(*args, **kwargs)
+        return None if curve is None else partial(_elementwise, curve)
     if name == "einsum" and len(args) > 3:
         return None
     if name in _RULES:
@@ -58,8 +59,12 @@ def find_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule 
     return None if curve is None else partial(_elementwise, curve)
 
 
-def _is_square(_: Any, exponent: Any) -> bool:
-    return isinstance(exponent, (int, float)) and exponent == 2
+def _power(_: Any, exponent: Any) -> Curve | None:
+    """Give x^p of a number p, where its derivatives have no poles; None for others."""
+    if not isinstance(exponent, (int, float)) or exponent not in (2, 3, 4):
+        return None
+    p = exponent
+    return Curve(lambda x: x**p, lambda x: p * x ** (p - 1), lambda x: p * (p - 1) * x ** (p - 2))
 
 
 # of one tensor
@@ -338,7 +343,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("div", "div_"), _divide),
     **dict.fromkeys(("cat", "stack"), _join),
     "__rsub__": lambda func, x, other: _subtract(func, other, x),
-    **dict.fromkeys(("pow", "square"), lambda func, x, *_, **__: _elementwise(_SQUARE, func, x)),
+    "square": partial(_elementwise, _SQUARE),
     "exp": partial(_elementwise, _EXP),
     "rsqrt": partial(_elementwise, _RSQRT),
     "pad": _pad,

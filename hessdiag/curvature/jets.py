@@ -10,6 +10,7 @@ and one that does but is not in the table, or was changed since, is :class:`Unsu
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from hessdiag.curvature.jet_rules import (
     find_rule,
     shared,
 )
+from hessdiag.errors import is_out_of_memory
 
 
 class Jets(TorchFunctionMode):
@@ -131,11 +133,16 @@ def _is_in_place(name: str, kwargs: dict[str, Any]) -> bool:
 
 def _takes(rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Tell whether a rule knows a function called in this way."""
+    if isinstance(rule, functools.partial):  # of an elementwise function, found by its arguments
+        return True
     try:
-        inspect.signature(rule).bind(func, *args, **kwargs)
+        _signature(rule).bind(func, *args, **kwargs)
     except TypeError:
         return False
     return True
+
+
+_signature = functools.cache(inspect.signature)
 
 
 def _by_forward_mode(func: Any, *args: Any, **options: Any) -> Derivatives:
@@ -164,7 +171,9 @@ def _by_forward_mode(func: Any, *args: Any, **options: Any) -> Derivatives:
         with warnings.catch_warnings():  # of torch's own, the first time
             warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
             first, second = torch.func.jvp(slope, (values, firsts), (firsts, seconds))[:2]
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise Unsupported(f"{func.__name__}, which has no forward mode") from error
     return first, second
 

@@ -24,6 +24,7 @@ from hessdiag.curvature.example_gradients import (
 )
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.curvature.layer_gradients import RULES
+from hessdiag.errors import is_out_of_memory
 
 _ADDING = ("add_", "sub_")
 """Whose derivatives do not depend on what they change."""
@@ -245,6 +246,8 @@ def _mapped(function: Callable[..., Any], *tensors: Tensor) -> Any:
     try:
         return torch.func.vmap(function)(*tensors)
     except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise Unsupported("a function of parameters that takes no example by itself") from error
 
 

@@ -151,12 +151,15 @@ class Sampling(Struct, frozen=True):
             None where there was no choice.
         exact: the parts whose trace was computed without sampling; that of H is then that of N's
             samples beside it.
+        at_outputs: the parts whose trace was sampled by random signs at the network's outputs, a
+            backward pass each; that of H is then the sum with N's samples.
     """
 
     method: str
     reason: str
     gain: float | None = None
     exact: tuple[str, ...] = ()
+    at_outputs: tuple[str, ...] = ()
 
 
 class Checks(Struct, frozen=True):
@@ -330,8 +333,11 @@ def qualified(report: Report) -> Report:
                 )
     if (sampling := report.sampling) is not None:
         ways = [f"that of {part} is exact" for part in sampling.exact]
+        ways += [f"that of {part} by signs at the outputs" for part in sampling.at_outputs]
         if sampling.method != "none":
             ways.append(f"{sampling.method}, {sampling.reason}")
+        elif sampling.at_outputs:
+            ways.append(sampling.reason)
         found.append(f"traces after {settings.num_probes} products: {'; '.join(ways)}")
     finite_radius = report.finite_radius
     if finite_radius is not None:

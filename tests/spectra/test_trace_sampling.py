@@ -201,3 +201,57 @@ def test_tr_g_alone_takes_no_probes_and_is_compared_exactly() -> None:
     rise = b.parts["gn"].trace.value - a.parts["gn"].trace.value
     assert change.difference.value == pytest.approx(rise)
     assert change.difference.interval == pytest.approx((rise, rise))
+
+
+class Language(nn.Module):
+    """Forty outputs a token, tied to the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.norm = nn.Embedding(40, 3), nn.LayerNorm(3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.words(ids))
+        x = x + nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+        return x @ self.words.weight.T
+
+
+def test_with_many_outputs_tr_g_is_sampled_at_them() -> None:
+    ids, y = (labels(40, 5, num_classes=40, seed=seed) for seed in (1, 2))
+    model, options = seeded(Language), {"parts": ("gn",), "rel_error": 0.03}
+    report = run(model, [(ids, y)], **options)
+    assert report.sampling is not None
+    assert report.sampling.at_outputs == ("gn",)
+    assert report.cost.products == {"gn": 4}
+    assert any("signs at the outputs" in note for note in report.notes)
+    part = report.parts["gn"]
+    assert part.target_reached is True
+    truth = float(hessdiag.Decomposition(model, [(ids, y)]).operator("gn").dense().trace())
+    assert part.trace.stderr is not None
+    assert abs(part.trace.value - truth) < 4 * part.trace.stderr
+    assert codec.decode(Report, codec.encode(report)).sampling == report.sampling
+    again = run(model, split(ids, y, 7, 33), **options).parts["gn"]
+    assert again.samples is not None
+    assert part.samples is not None
+    assert again.samples.forms == pytest.approx(part.samples.forms, rel=1e-9)
+
+
+def test_what_taylor_mode_lacks_has_signs_at_the_outputs() -> None:
+    model = mlp(partial(activations.make, "augmented_relu"), 4, 5, 40)
+    report = run(seeded(lambda: model), [(normal(9, 4), labels(9, num_classes=40))], parts=("gn",))
+    assert report.sampling is not None
+    assert report.sampling.at_outputs == ("gn",)
+    assert "Taylor mode does not go through" in report.sampling.reason
+
+
+def test_tr_h_is_the_sum_where_that_has_less_variance() -> None:
+    """Of a linear network N vanishes, and signs at the outputs are all that varies."""
+    model, data = nn.Linear(4, 40).double(), [(normal(30, 4), labels(30, num_classes=40))]
+    report = run(model, data, parts=("hessian", "gn"), rel_error=0.02)
+    assert report.sampling is not None
+    h, g = (report.parts[part].trace for part in ("hessian", "gn"))
+    truth = float(hessdiag.Decomposition(model, data).operator("gn").dense().trace())
+    for trace in (h, g):
+        assert trace.stderr is not None
+        assert abs(trace.value - truth) < 4 * trace.stderr
+    assert h.value == pytest.approx(g.value, rel=1e-9)
