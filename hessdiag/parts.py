@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from hessdiag.errors import InputError
+from hessdiag.errors import InputError, unknown
 from hessdiag.settings import check, option
 
 PARTS = ("hessian", "gn", "nme")
+
+
+def check_part(name: str) -> None:
+    """Refuse what is no part."""
+    if name not in PARTS:
+        raise unknown("part", name, PARTS)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,8 @@ def fields(kind: type[Any]) -> tuple[Field, ...]:
 _Settings = TypeVar("_Settings")
 LARGEST = 10**9
 """Of a count, so that the product of two stays within 63 bits."""
+MOST_PROBES = 100_000
+"""A report keeps what each told, and more would be too large to be read again."""
 
 
 def settled(

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from hessdiag.block_maps.blocks_settings import Chosen
 from hessdiag.codec import Count
 from hessdiag.curvature.truth import Truth
-from hessdiag.errors import unknown
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
-from hessdiag.parts import PARTS
+from hessdiag.parts import check_part
 from hessdiag.results import LossName, Measured, Seconds
 
 Array = NDArray[np.float64]
@@ -77,8 +76,7 @@ class Blocks(Measured, frozen=True, kw_only=True, tag="hessdiag.blocks/1"):
     def __post_init__(self) -> None:
         shape = (len(self.layers),) * 2
         for name, part in self.parts.items():
-            if name not in PARTS:
-                raise unknown("part", name, PARTS)
+            check_part(name)
             if part.norm.shape != shape or part.stderr.shape != shape:
                 raise ValueError("the tables are not a row and a column a layer")
 

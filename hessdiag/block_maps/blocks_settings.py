@@ -7,7 +7,7 @@ from typing import Annotated
 
 from hessdiag.metadata import Circumstances
 from hessdiag.parts import PartsOption
-from hessdiag.settings import option
+from hessdiag.settings import MOST_PROBES, option
 from hessdiag.subject_options import SeedOption
 
 
@@ -23,7 +23,7 @@ class Settings(SeedOption, PartsOption):
         seed: of all randomness.
     """
 
-    num_probes: Annotated[int, option("Probes of each layer.", ge=2)] = 16
+    num_probes: Annotated[int, option("Probes of each layer.", ge=2, le=MOST_PROBES)] = 16
     by: Annotated[
         str,
         option(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class RunningOptions(DeviceOption, options.QuietOption):
     """What makes no difference to a run's result."""
 
-    workers: Annotated[int, option("Processes that decode streamed images.", ge=0)] = 0
+    workers: Annotated[int, option("Processes that decode streamed images.", ge=0, le=1024)] = 0
     tensorboard: Annotated[bool, option("Write TensorBoard's events into the run's folder.")] = (
         False
     )

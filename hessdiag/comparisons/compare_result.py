@@ -15,6 +15,7 @@ from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate
 from hessdiag.metadata import Provenance
 from hessdiag.metrics.metric_reading import Reading
+from hessdiag.parts import check_part
 from hessdiag.results import CheckpointOrigin, DataOrigin, ModelOrigin, Result, located
 from hessdiag.spectra.spectrum_result import Cost, Report
 from hessdiag.spectra.spectrum_settings import Chosen
@@ -193,6 +194,10 @@ class Comparison(Result, frozen=True, kw_only=True, dict=True, tag="hessdiag.com
     parts: dict[str, PartChange]
     metrics: dict[str, Change[Reading]] = msgspec.field(default_factory=dict[str, Change[Reading]])
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.parts:
+            check_part(name)
 
     @classmethod
     def of(

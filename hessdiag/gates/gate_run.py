@@ -28,6 +28,7 @@ from hessdiag.metrics.metric import Metric, Missing
 from hessdiag.metrics.metric_reading import Reading
 from hessdiag.progress import Watch
 from hessdiag.results import Result
+from hessdiag.settings import MOST_PROBES
 from hessdiag.sparsities.sparsity_run import sparsity
 from hessdiag.spectra.further_metrics import Conditions, measure
 from hessdiag.spectra.spectrum_run import spectrum
@@ -98,10 +99,9 @@ def gate(
     if isinstance(batches, Iterator):  # read more than once
         batches = list(batches)
     chosen = _settled(limits)
-    if max_probes < FIRST_LOOK:
-        raise InputError(
-            "`max_probes` is too small", got=max_probes, wanted=f"at least {FIRST_LOOK}"
-        )
+    if not FIRST_LOOK <= max_probes <= MOST_PROBES:
+        wanted = f"{FIRST_LOOK} to {MOST_PROBES:,}"
+        raise InputError("`max_probes` is out of range", got=max_probes, wanted=wanted)
     if max_seconds is not None and not max_seconds >= 0:
         raise InputError("`max_seconds` is out of range", got=max_seconds, wanted="at least 0")
     bases = _bases(chosen, baseline, confidence)

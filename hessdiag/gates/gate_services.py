@@ -10,7 +10,7 @@ from hessdiag.gates.gate_document import value
 from hessdiag.gates.gate_result import GateReport, Judgement
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, PASS
 from hessdiag.show.markdown import escape as _cell
-from hessdiag.show.terminal import one_line
+from hessdiag.show.wording import one_line
 
 _ELEMENTS = {FAIL: "failure", INCONCLUSIVE: "error"}
 _COMMANDS = {FAIL: "error", INCONCLUSIVE: "warning"}

@@ -41,6 +41,7 @@ from hessdiag.linalg.trace import Probes, TraceSamples
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.progress import Progress, Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin, LossName
+from hessdiag.settings import MOST_PROBES
 
 _PROBE_BUDGET = 1 << 30  # bytes of probes and their products asked for in one pass
 _PARTS = ("gn", "nme")
@@ -107,8 +108,9 @@ def landscape(
     """
     began = time.perf_counter()
     axis = make_axis(resolution, radius, num_values=7 if num_probes else 3)
-    if num_probes < 0:
-        raise InputError("`num_probes` is too small", got=num_probes, wanted="at least 0")
+    if not 0 <= num_probes <= MOST_PROBES:
+        wanted = f"0 to {MOST_PROBES:,}"
+        raise InputError("`num_probes` is out of range", got=num_probes, wanted=wanted)
     if plane is not None and weights is not None:
         raise InputError(
             "two weights span a plane of their own",

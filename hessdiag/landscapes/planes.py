@@ -17,7 +17,7 @@ from hessdiag.errors import InputError, unknown
 from hessdiag.linalg.driver import drive
 from hessdiag.linalg.lanczos import LanczosResult, RitzValue, gaussian_rows, lanczos
 from hessdiag.linalg.vectors import Layout
-from hessdiag.parts import PARTS
+from hessdiag.parts import PARTS, check_part
 from hessdiag.seeds import stream
 
 KINDS = ("random", *PARTS)
@@ -154,8 +154,7 @@ def eigenvector_plane(
     Raises:
         InputError: unknown part, fewer than two parameters, too little memory.
     """
-    if part not in PARTS:
-        raise unknown("part", part, PARTS)
+    check_part(part)
     _check_dimension(decomposition)
     risk, size = decomposition.risk, decomposition.num_parameters
     vector_bytes = size * risk.dtype.itemsize

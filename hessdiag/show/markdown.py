@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hessdiag.show.document import Cell, Document, Table
-from hessdiag.show.terminal import one_line
-from hessdiag.show.wording import text_of
+from hessdiag.show.wording import one_line, text_of
 
 _MEANINGFUL = frozenset("\\`*_{}[]<>()#+!|&~@:$\"'")
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from hessdiag.show.document import Array, Map
 from hessdiag.show.shading import Shading
+from hessdiag.show.wording import calm, one_line
 
 SHADES = " ░▒▓█"
 _WIDTH, _HEIGHT = 36, 16  # of a map, in characters
@@ -25,7 +26,7 @@ def shaded_maps(maps: Sequence[Map]) -> Iterator[Text]:
         columns: list[list[str]] = []
         for shown in pair:
             scale = Shading.of(shown.values)
-            heading = f"{shown.title}, {_reach(shown.values, scale)}"
+            heading = f"{calm(one_line(shown.title))}, {_reach(shown.values, scale)}"
             frame = "─" * _WIDTH
             rows = draw(_cells(shown), scale)
             lines = [f"┌{frame}┐", *(f"│{row}│" for row in rows), f"└{frame}┘"]

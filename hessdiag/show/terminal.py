@@ -14,7 +14,7 @@ from hessdiag.show import braille
 from hessdiag.show.document import Block, Cell, Chart, Document, Map, Row, Table, Verdict, drawing
 from hessdiag.show.scales import Scale, scales
 from hessdiag.show.shaded import shaded_maps
-from hessdiag.show.wording import BARS, text_of
+from hessdiag.show.wording import BARS, calm, one_line, text_of
 
 _WIDTH, _HEIGHT = 60, 7  # of a chart, in characters
 _ROWS = {"": None, "quiet": "dim", "faint": "dim", "heading": "bold", "best": "green"}
@@ -39,16 +39,6 @@ def _parts(document: Document) -> list[RenderableType]:
 
 def _text(text: str, style: str | None = None) -> Text:
     return Text(calm(printable(text)), style or "")
-
-
-def calm(text: str) -> str:
-    """Take away what CI would obey: commands at a line's start, or, of one kind, anywhere."""
-    return text.replace("::", ": :").replace("##[", "# #[")
-
-
-def one_line(text: str) -> str:
-    """Make control characters visible, line breaks too."""
-    return printable(text).replace("\n", "\\n")
 
 
 def _block(block: Block, *, first: bool) -> Iterator[RenderableType]:

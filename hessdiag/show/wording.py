@@ -1,10 +1,11 @@
-"""Numbers with their errors, and cells, as text."""
+"""Numbers with their errors, and cells, as text; and text as nothing but that."""
 
 from __future__ import annotations
 
 import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
+from hessdiag.errors import printable
 from hessdiag.show.document import (
     Bars,
     Cell,
@@ -21,6 +22,16 @@ BARS = " ▁▂▃▄▅▆▇█"
 """Eighths of a cell, for drawing."""
 NONE = "–"
 """Stands for a number that is not known."""
+
+
+def calm(text: str) -> str:
+    """Take away what CI would obey: commands at a line's start, or, of one kind, anywhere."""
+    return text.replace("::", ": :").replace("##[", "# #[")
+
+
+def one_line(text: str) -> str:
+    """Make control characters visible, line breaks too."""
+    return printable(text).replace("\n", "\\n")
 
 
 def text_of(cell: Cell) -> str:

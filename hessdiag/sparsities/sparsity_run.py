@@ -24,6 +24,7 @@ from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.nets.profiles import DEFAULT_THRESHOLD, check_threshold
 from hessdiag.progress import Watch
 from hessdiag.results import CheckpointOrigin, DataOrigin, LossName, Seconds
+from hessdiag.settings import MOST_PROBES
 from hessdiag.sparsities.calls import Call, Decisions, watching
 from hessdiag.sparsities.preactivations import Range, Tally
 from hessdiag.sparsities.sparsity_result import (
@@ -85,8 +86,9 @@ def sparsity(
     """
     began = time.perf_counter()
     check_threshold(threshold)
-    if num_probes < 1:
-        raise InputError("`num_probes` is too small", got=num_probes, wanted="at least 1")
+    if not 1 <= num_probes <= MOST_PROBES:
+        wanted = f"1 to {MOST_PROBES:,}"
+        raise InputError("`num_probes` is out of range", got=num_probes, wanted=wanted)
     decomposition = Decomposition(
         model,
         batches,

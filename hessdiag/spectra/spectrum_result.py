@@ -13,13 +13,12 @@ from torch import Tensor
 
 from hessdiag.codec import Count
 from hessdiag.curvature.truth import Truth
-from hessdiag.errors import unknown
 from hessdiag.linalg.density import Density
 from hessdiag.linalg.lanczos import RitzValue
 from hessdiag.linalg.trace import Estimate, Samples
 from hessdiag.metadata import Provenance
 from hessdiag.metrics.metric_reading import Reading
-from hessdiag.parts import PARTS
+from hessdiag.parts import check_part
 from hessdiag.results import Measured
 from hessdiag.spectra.spectrum_settings import Chosen
 
@@ -245,8 +244,7 @@ class Report(Measured, frozen=True, kw_only=True, tag="hessdiag.spectrum/1"):
 
     def __post_init__(self) -> None:
         for name in self.parts:
-            if name not in PARTS:
-                raise unknown("part", name, PARTS)
+            check_part(name)
 
     def of(self, provenance: Provenance) -> Self:
         """Name the checkpoint, the network and the data."""

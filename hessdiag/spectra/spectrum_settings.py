@@ -10,7 +10,7 @@ from hessdiag.errors import InputError, unknown
 from hessdiag.metadata import Circumstances
 from hessdiag.metrics import metric_table
 from hessdiag.parts import PARTS, PartsOption
-from hessdiag.settings import option
+from hessdiag.settings import MOST_PROBES, option
 from hessdiag.subject_options import SeedOption
 
 _SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*((?:[KMGT]i?)?B?|)\s*", re.ASCII | re.IGNORECASE)
@@ -55,7 +55,7 @@ class EstimatorSettings(SeedOption, PartsOption):
         seed: of all randomness.
     """
 
-    num_probes: Annotated[int, option("Probes of traces and norms.", ge=1)] = 32
+    num_probes: Annotated[int, option("Probes of traces and norms.", ge=1, le=MOST_PROBES)] = 32
     top_k: Annotated[int, option("Eigenvalues at each end.", ge=0)] = 5
     ends: Annotated[
         str,
@@ -164,7 +164,7 @@ class Settings(EstimatorSettings):
             lt=1,
         ),
     ] = None
-    max_probes: Annotated[int, option("Budget of --rel-error.", ge=1)] = 1024
+    max_probes: Annotated[int, option("Budget of --rel-error.", ge=1, le=MOST_PROBES)] = 1024
     finite_radius: Annotated[
         float | None,
         option(

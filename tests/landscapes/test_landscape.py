@@ -288,7 +288,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "negative radius": ({"radius": -1.0}, "radius is out of range"),
     "infinite radius": ({"radius": math.inf}, "radius is out of range"),
     "NaN radius": ({"radius": math.nan}, "radius is out of range"),
-    "num_probes": ({"num_probes": -1}, "`num_probes` is too small"),
+    "num_probes": ({"num_probes": -1}, "`num_probes` is out of range"),
     "plane": ({"plane": "randm"}, r"unknown plane[\s\S]*did you mean random"),
     "both": ({"plane": "gn", "weights": ("a[0]", "b[0]")}, "a plane of their own"),
     "size": ({"resolution": 10**9}, r"too large for the memory[\s\S]*a resolution of at most \d+"),
