@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from hessdiag.curvature.batches import mapped, tensors_in
 from hessdiag.curvature.calling import Widened, eager_calls
 from hessdiag.curvature.copies import Memo, private_copy, unwrapped
+from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.risk import EmpiricalRisk
 from hessdiag.errors import InputError
 from hessdiag.losses.output_loss import Targets
@@ -89,12 +90,42 @@ def fitting_examples(
     Cost: a forward pass of the few.
     """
     few = few_examples(x, y, at_most=at_most)
+    with torch.no_grad():
+        z = risk.outputs(mapped(few[0], Tensor.clone))
     try:
-        with torch.no_grad():
-            risk.loss.at(risk.outputs(mapped(few[0], Tensor.clone)), few[1])
+        risk.loss.at(z, few[1])
     except InputError:
         return mapped(x, Tensor.clone), y.clone()
     return few
+
+
+def are_apart(risk: EmpiricalRisk) -> bool:
+    """Tell whether the first examples have outputs of their own, whoever is beside them.
+
+    Those of a recurrent network that counts time first, or of attention over the batch, do not.
+
+    Cost: once, twice a forward pass of four examples.
+    """
+    if risk.cut.apart is None:
+        x, y = next(iter(risk.microbatches()))
+        count = min(_NUM_EXAMPLES, len(y))
+        parts = [slice(count), *(slice(n, n + 1) for n in range(count))]
+        if any(t.ndim == 0 or len(t) != len(y) for t in tensors_in(x)):
+            return True  # which is never cut
+        if count < 2:
+            return False  # for all that is known
+        try:
+            with exact_kernels(), torch.no_grad():
+                z = [risk.outputs(mapped(x, lambda t, at=at: t[at].clone())) for at in parts]
+                together, alone = z[0], torch.cat(z[1:])
+        except (InputError, RuntimeError):  # what is no example by itself
+            risk.cut.apart = False
+        else:
+            same = together.shape == alone.shape
+            off = float((together - alone).norm()) if same else torch.inf
+            precise = risk.dtype == torch.float64
+            risk.cut.apart = off <= (1e-9 if precise else 1e-4) * float(together.norm())
+    return risk.cut.apart
 
 
 def doubled(tensor: Any) -> Any:

@@ -1,9 +1,9 @@
 """Batches of any form, read as inputs x, targets y and weights of the examples.
 
-* ``(x, y)`` or ``(x, y, weight)``, as tuple, list or named tuple; x is a tensor, several, or a
-  mapping of arguments;
-* a mapping, or a named tuple with fields, one of which is ``labels``, ``label``, ``targets`` or
-  ``target``: all else are inputs by name.
+* ``(x, y)`` or ``(x, y, weight)``, as tuple, list, named tuple or dataclass; x is a tensor,
+  several, or a mapping of arguments;
+* a mapping, or a named tuple or dataclass with fields, one of which is ``labels``, ``label``,
+  ``targets`` or ``target``: all else are inputs by name.
 
 Tensors, numpy arrays, numbers and lists of numbers serve alike. Data sets of single examples, those
 of torch and of the datasets library, are batched here.
@@ -11,6 +11,7 @@ of torch and of the datasets library, are batched here.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -70,7 +71,11 @@ class BatchReader:
         Raises:
             InputError: it has none of the forms above.
         """
-        if isinstance(batch, tuple) and (names := getattr(batch, "_fields", ())):
+        names: Sequence[str] = getattr(batch, "_fields", ()) if isinstance(batch, tuple) else ()
+        if dataclasses.is_dataclass(batch) and not isinstance(batch, Mapping):
+            names = [field.name for field in dataclasses.fields(batch)]
+            batch = tuple(getattr(batch, name) for name in names)
+        if names:
             named = dict(zip(names, batch, strict=True))
             batch = named if set(names) & set(TARGET_NAMES) and len(names) > 2 else tuple(batch)
         if isinstance(batch, Mapping):
@@ -136,11 +141,13 @@ class Cut:
     Attributes:
         at_most: examples of a piece; None for microbatches as they come.
         ran_out: whether that was found out only when memory ran out.
+        apart: whether examples are known to have nothing to do with each other.
     """
 
     def __init__(self) -> None:
         self.at_most: int | None = None
         self.ran_out = False
+        self.apart: bool | None = None
         self._largest = 1  # of those that were met and can be cut
 
     def halve(self) -> bool:
@@ -225,11 +232,15 @@ def _targets(value: Any) -> Tensor:
 
 def _tensor(value: Any) -> Any:
     if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_nested:
+            kind = "a nested tensor" if value.is_nested else f"a tensor of {value.layout}"
+            raise InputError("a batch holds no plain tensor", got=kind, hint="pass x.to_dense()")
         return value.long() if value.dtype in _UNSIGNED else value
     if isinstance(value, (np.ndarray, np.generic, bool, int, float)) or (
         isinstance(value, (list, tuple)) and _all_numbers(value)
     ):
-        array = np.asarray(value)
+        array = np.ascontiguousarray(value)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False).reshape(np.shape(value))
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.int64)
         if array.dtype.kind in "biuf":

@@ -170,9 +170,11 @@ def _spreads(hook: Any) -> bool:
 
 
 def _rebound(value: Any, memo: Mapping[int, Any]) -> Any:
-    """Bind a function that closes over the module or its tensors to their copies."""
+    """Bind a function that closes over the module or its tensors to their copies, uncompiled."""
+    value = getattr(value, "_torchdynamo_orig_callable", value)
     if isinstance(value, MethodType):
-        return MethodType(_rebound(value.__func__, memo), value.__self__)
+        own = value.__self__
+        return MethodType(_rebound(value.__func__, memo), memo.get(id(own), own))
     if isinstance(value, functools.partial):
         return functools.partial(_rebound(value.func, memo), *value.args, **value.keywords)
     if isinstance(value, (nn.Module, Tensor)):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hessdiag.curvature.as_called import are_apart
 from hessdiag.curvature.kept import Kept
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.curvature.linearisation import Linearisation
@@ -82,7 +83,9 @@ def within_memory(
             return compute()
         except Exception as error:
             stuck = exchanges and processes.count() > 1
-            if stuck or not is_out_of_memory(error) or not (kept.let_go() or risk.halve()):
+            if stuck or not is_out_of_memory(error):
+                raise
+            if not (kept.let_go() or (are_apart(risk) and risk.halve())):
                 raise
         if risk.device.type == "cuda":  # fragments, now that nothing refers to them
             torch.cuda.empty_cache()

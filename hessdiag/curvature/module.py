@@ -70,6 +70,14 @@ class Network:
         shard: DeviceMesh | None = None,
         sharding: Sharding | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                "the model is no torch.nn.Module",
+                got=f"the class {model.__name__}"
+                if isinstance(model, type)
+                else type(model).__name__,
+                hint="its method module() makes one" if hasattr(model, "graph_module") else None,
+            )
         if bn not in BN_MODES:
             raise unknown("BatchNorm mode", bn, BN_MODES)
         self.bn, self.params = bn, params

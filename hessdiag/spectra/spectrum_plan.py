@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessdiag.curvature.as_called import fitting_examples
+from hessdiag.curvature.as_called import are_apart, fitting_examples
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import available_bytes, held_bytes, linearisation_bytes
 from hessdiag.errors import InputError
@@ -141,7 +141,7 @@ def fitted(decomposition: Decomposition, plan: Plan, x: Any, y: Tensor | Targets
     after another, and bases are halved, which restarts sooner. Half of what is left over may hold
     the linearisations of several microbatches.
 
-    Cost: one gradient on two examples.
+    Cost: one gradient on two examples; where microbatches are to be cut, forward passes of four.
 
     Args:
         decomposition: of the network.
@@ -167,7 +167,8 @@ def fitted(decomposition: Decomposition, plan: Plan, x: Any, y: Tensor | Targets
         return math.floor((available - plan.num_vectors() * vector_bytes) / per_example)
 
     plans = [*_smaller(plan, risk.device, vector_bytes)]
-    for enough in (min(batch, _FEW), 1) if risk.divisible else (batch,):
+    cut = risk.divisible and (room(plans[0]) >= batch or are_apart(risk))
+    for enough in (min(batch, _FEW), 1) if cut else (batch,):
         for smaller in plans:
             if room(smaller) < enough:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,19 @@ class Fields(NamedTuple):
     first: Tensor
 
 
+@dataclass
+class Together:
+    x: Tensor
+    y: Tensor
+
+
+@dataclass
+class Labelled:
+    extra: Tensor
+    labels: Tensor
+    input: Tensor
+
+
 class Rows(Dataset[Any]):
     """Examples one by one, with a name that no network takes."""
 
@@ -62,6 +76,9 @@ class Stream(IterableDataset[Any]):
 ONE: dict[str, Callable[[], Any]] = {
     "a list": lambda: [[X, Y]],
     "a named tuple": lambda: [Named(X, Y)],
+    "a dataclass": lambda: [Together(X, Y)],
+    "a dataclass with labels": lambda: [Labelled(torch.zeros(7), Y, X)],
+    "arrays of other orders": lambda: [(X.flip(0).numpy()[::-1], Y.numpy().astype(">i4"))],
     "arrays": lambda: [(X.numpy(), Y.numpy())],
     "read-only arrays": lambda: [(np.broadcast_to(X.numpy(), X.shape), Y.numpy())],
     "unsigned labels": lambda: [(X, Y.numpy().astype(np.uint16))],
@@ -136,6 +153,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "integers in third place": ([(X, Y, Y)], "one weight an example"),
     "a negative weight": ([(X, Y, -WEIGHTS)], "no weight"),
     "words": ([(X, ["a"] * 7)], "targets are no tensor"),
+    "sparse inputs": ([(X.to_sparse(), Y)], r"sparse.*to_dense\(\)"),
     "a pair alone": ((X, Y), r"one batch alone is \[\(x, y\)\]"),
     "a mapping alone": ({"input": X, "labels": Y}, r"one batch alone is \[\(x, y\)\]"),
     "unknown inputs": ([{"a": X, "b": X, "labels": Y}], "by their names"),

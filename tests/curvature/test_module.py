@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -240,7 +241,7 @@ def test_half_precision_is_computed_in_float32_and_told(dtype: torch.dtype):
 # Wrappers
 
 
-@pytest.mark.parametrize("place", ["whole", "layer", "in place"])
+@pytest.mark.parametrize("place", ["whole", "layer", "in place", "forward"])
 def test_compiled_networks_are_run_eagerly(place: str):
     model = seeded(lambda: mlp(nn.GELU, 4, 5, 3))
     v = normal(43, seed=60)
@@ -250,11 +251,19 @@ def test_compiled_networks_are_run_eagerly(place: str):
         compiled = torch.compile(model, backend="aot_eager")
     elif place == "layer":
         model.fc1 = torch.compile(model.get_submodule("fc1"), backend="aot_eager")
+    elif place == "forward":
+        model.forward = torch.compile(model.forward, backend="aot_eager")
     else:
         model.compile(backend="aot_eager")
     dec = Decomposition(compiled, DATA)
     assert torch.equal(dec.products(v).hessian, wanted)
     assert dec.layout.names == ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+
+
+@pytest.mark.parametrize("model", [nn.Linear, torch.tanh], ids=["class", "function"])
+def test_what_is_no_module_is_refused(model: Any):
+    with pytest.raises(InputError, match=r"no torch\.nn\.Module"):
+        Decomposition(model, DATA)
 
 
 def test_data_parallel_is_taken_off():

@@ -12,6 +12,7 @@ import hessdiag
 from hessdiag import Decomposition
 from hessdiag.curvature import kept
 from hessdiag.curvature.memory import linearisation_bytes
+from hessdiag.errors import InputError
 from hessdiag.linalg.driver import Answer, Request
 from hessdiag.spectra import spectrum_plan as plan
 from hessdiag.spectra.spectrum_plan import make_plan
@@ -51,6 +52,32 @@ def test_a_batch_too_large_for_the_memory_is_cut(monkeypatch, room, size):
     assert ours.top[0].value == pytest.approx(theirs.top[0].value, rel=1e-8)
     message = refusal(batches=[(x, y)], bn="batch", **settings)
     assert f"--batch-size {size}" in message
+
+
+class Together(nn.Module):
+    """Examples that meet: over a recurrent network's time, which comes first, or by their mean."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.first, self.last = how, nn.RNN(2, 3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)[0] if self.how == "time" else x.repeat(1, 1, 2)[..., :3]
+        return self.last(h if self.how == "time" else torch.tanh(h - h.mean(0)))
+
+
+@pytest.mark.parametrize("how", ["time", "mean"])
+def test_a_batch_whose_examples_meet_is_not_cut(monkeypatch, how: str):
+    x, y = normal(9, 3, 2), normal(9, 3, 2, seed=1)
+    model = seeded(lambda: Together(how))
+    dec = Decomposition(model, [(x, y)], "mse")
+    settings = {"num_probes": 2, "top_k": 0, "density": False}
+    vectors = make_plan(dec, Settings(**settings)).num_vectors() * dec.num_parameters * 8
+    per_example = linearisation_bytes(dec.risk, x[:2].clone(), y[:2].clone()) / 2
+    monkeypatch.setattr(plan, "_smaller", lambda made, *_: [made])
+    monkeypatch.setattr(plan, "available_bytes", lambda _: vectors + 3.5 * per_example)
+    with pytest.raises(InputError, match="memory"):
+        hessdiag.spectrum(model, [(x, y)], loss="mse", **settings)
 
 
 @pytest.mark.parametrize("missing", [20, 80, 240])
