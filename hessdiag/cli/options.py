@@ -93,6 +93,13 @@ class JobOptions:
     def __post_init__(self) -> None:
         check(self)
 
+    def prepare(self, *modules: str) -> None:
+        """Begin to load what computations need, where they are to be processes of this machine."""
+        if self.slurm is None and self.jobs is not None and self.jobs > 1:
+            from hessdiag.jobs import local_jobs
+
+            local_jobs.prepare(self.jobs, *modules)
+
     def engine(self, folder: Path, device: str) -> Engine | None:
         """Choose what runs them; None for one after another in this process.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hessdiag.cli import options, results
+from hessdiag.cli.sweep import LOADED
 from hessdiag.errors import InputError, unknown
 from hessdiag.subject_options import DataOptions, DeviceOption
 
@@ -49,6 +50,8 @@ def reproduce(
     """
     from pathlib import Path
 
+    if not dry_run:
+        many.prepare(*LOADED)
     from hessdiag import files
     from hessdiag.cli import console
     from hessdiag.findings import finding_table, reproduction_run

@@ -36,6 +36,7 @@ def measure(
     Raises:
         InputError: outputs that are none of many checkpoints; none could be measured.
     """
+    many.prepare("hessdiag.spectra.spectrum_run", "hessdiag.subjects.subject")
     from hessdiag import files
     from hessdiag import results as stored
     from hessdiag.cli import console

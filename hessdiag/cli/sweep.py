@@ -12,6 +12,9 @@ from hessdiag.cli.train import RecipeOptions, RunningOptions
 from hessdiag.errors import InputError
 from hessdiag.subject_options import ModelOptions
 
+LOADED = "hessdiag.training.sweep", "hessdiag.training.outputs", "torch._dynamo"
+"""Modules that a run needs; optimizers of torch load the last one."""
+
 
 def sweep(
     strengths: StrengthLists,
@@ -50,6 +53,7 @@ def sweep(
     """
     from pathlib import Path
 
+    many.prepare(*LOADED)
     from hessdiag import files
     from hessdiag.cli import console
     from hessdiag.training import folder, tracking

@@ -1,4 +1,8 @@
-"""Tasks in processes of this machine, each with its own share of the cores and its own GPU."""
+"""Tasks in processes of this machine, each with its own share of the cores and its own GPU.
+
+On Linux they are forked from one that has loaded torch and what the tasks need, and has done
+nothing else: neither threads nor a GPU are at work in it.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, forkserver, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from hessdiag.jobs.task import MOST_TRIES, Task, attempt, uninterrupted
 
+_FRESH: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
+_loaded: dict[str, None] = {}
 POLL = 0.5  # seconds between looks at what is under way
 GRACE = 10.0  # seconds in which a process is to end
 
@@ -52,6 +58,7 @@ def run(
     count = min(count, len(tasks))
     workers: list[Worker] = []
     folder.mkdir(exist_ok=True)
+    prepare(count, "torch")
     try:
         workers += (_start(slot, count, folder) for slot in range(count))
         while waiting or any(worker.doing for worker in workers):
@@ -90,23 +97,37 @@ def run(
                 folder.rmdir()
 
 
-def _start(slot: int, count: int, folder: Path) -> Worker:
-    """Start a process that an interrupt of the terminal does not reach: this one ends it."""
-    fresh = get_context("spawn")
-    here, there = fresh.Pipe()
-    given = there, _log(folder, slot)
-    process = fresh.Process(target=_serve, args=given, name=f"hessdiag job {slot}")
-    share = share_of(slot, count)
-    own = {name: os.environ.get(name) for name in share}
+def prepare(count: int, *modules: str) -> None:
+    """Begin to load what tasks need, in a process of its own, while this one loads what it needs.
+
+    Args:
+        count: processes to come, which share the cores.
+        modules: names of what to load.
+    """
+    if _FRESH.get_start_method() != "forkserver":
+        return
+    given = os.environ.get("OMP_NUM_THREADS")
     with uninterrupted():
         try:
-            os.environ |= share
+            if given is None:  # libraries read it as they are loaded
+                os.environ["OMP_NUM_THREADS"] = str(max(1, _cores() // count))
+            _loaded.update(dict.fromkeys(modules))
+            _FRESH.set_forkserver_preload([*_loaded])
+            forkserver.ensure_running()
+        finally:
+            if given is None:
+                del os.environ["OMP_NUM_THREADS"]
+
+
+def _start(slot: int, count: int, folder: Path) -> Worker:
+    """Start a process that an interrupt of the terminal does not reach: this one ends it."""
+    here, there = _FRESH.Pipe()
+    given = there, _log(folder, slot), {**os.environ, **share_of(slot, count)}
+    process = _FRESH.Process(target=_serve, args=given, name=f"hessdiag job {slot}")
+    with uninterrupted():
+        try:
             process.start()
         finally:
-            for name, value in own.items():
-                os.environ.pop(name)
-                if value is not None:
-                    os.environ[name] = value
             there.close()
     return Worker(slot, process, here)
 
@@ -115,10 +136,15 @@ def share_of(slot: int, count: int) -> dict[str, str]:
     """Say in the environment which threads and which GPU a process takes, as torchrun does."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = min(torch.get_num_threads(), max(1, (cores or 1) // count))
+    threads = min(torch.get_num_threads(), max(1, _cores() // count))
     gpus = torch.cuda.device_count()
     return {"OMP_NUM_THREADS": str(threads), "LOCAL_RANK": str(slot % gpus if gpus else 0)}
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _ended(worker: Worker) -> str:
@@ -143,7 +169,7 @@ class _Terminated(BaseException):
     """The process is to end."""
 
 
-def _serve(line: Any, log: Path) -> None:
+def _serve(line: Any, log: Path, environment: Mapping[str, str]) -> None:
     """Run the tasks that come by ``line`` until it closes, or the process that gives them ends."""
 
     def terminate(*_: Any) -> None:
@@ -155,6 +181,10 @@ def _serve(line: Any, log: Path) -> None:
         with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             for stream in (1, 2):
                 os.dup2(file.fileno(), stream)
+        os.environ |= environment
+        import torch
+
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
         while True:
             task: Task = line.recv()
             line.send(attempt(task))
