@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -30,8 +30,12 @@ def measure(
     subject: SubjectOptions,
     many: options.JobOptions,
     output: options.OutputOptions,
+    *,
+    force: bool = False,
 ) -> None:
     """Measure each checkpoint; one that fails is told in the table, and the others follow.
+
+    One whose report is there is left, unless ``force`` is given.
 
     Raises:
         InputError: outputs that are none of many checkpoints; none could be measured.
@@ -55,7 +59,7 @@ def measure(
         for target in targets.values():
             files.check_writable(target)
         tasks: dict[str, Task] = {
-            name: partial(_write, targets[name], path, settings, which, sharing, subject)
+            name: partial(_write, targets[name], force, path, settings, which, sharing, subject)
             for path, name in names.items()
         }
         failures: dict[str, str | None] = {}
@@ -132,17 +136,22 @@ def _one_by_one(
         yield checkpoint, task()
 
 
-def _write(target: Path, checkpoint: str, *given: Any) -> str | None:
+def _write(target: Path, force: bool, checkpoint: str, *given: Any) -> str | None:
     from hessdiag import files
+    from hessdiag import results as stored
     from hessdiag.linalg import processes
+    from hessdiag.spectra.spectrum_result import Report
 
+    known = None
+    with suppress(InputError):
+        known = None if force or not target.exists() else stored.read(target, Report)
     try:
-        report = measured(checkpoint, *given)
+        report = measured(checkpoint, *given, known=known)
     except InputError as error:
         if processes.count() > 1:  # the others would wait for this one
             raise
         reason = error.what if error.got is None else f"{error.what}: {error.got}"
         return " ".join(reason.split())
-    if processes.is_first():
+    if processes.is_first() and report is not known:
         files.write_text(target, report.to_json())
     return None

@@ -228,6 +228,7 @@ class Report(Measured, frozen=True, kw_only=True, tag="hessdiag.spectrum/1"):
         checks: of the products.
         metrics: what else was asked for, by name.
         cost: time, passes, products, memory.
+        request: hash of the command's options, by which a report that is there is known to serve.
         notes: what qualifies the numbers, and the reason for every None.
     """
 
@@ -240,6 +241,7 @@ class Report(Measured, frozen=True, kw_only=True, tag="hessdiag.spectrum/1"):
     checks: Checks
     metrics: dict[str, Reading] = msgspec.field(default_factory=dict[str, Reading])
     cost: Cost
+    request: str | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

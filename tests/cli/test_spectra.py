@@ -60,6 +60,29 @@ def test_each_has_the_report_of_its_own_command_and_a_row(
     assert alone.code == 0
 
 
+def test_what_has_its_report_is_left(run: Run, here: Path, checkpoints: list[str]):
+    paths = {name: here / f"all/{name}.json" for name in "ac"}
+    command = ("spectrum", checkpoints[0], checkpoints[2], *FAST, "--json", "all/")
+
+    def measured(*more: Any) -> list[str]:
+        before = {name: path.stat().st_ino for name, path in paths.items()}
+        assert run(*command, *more).code == 0
+        return [name for name, path in paths.items() if path.stat().st_ino != before[name]]
+
+    assert run(*command).code == 0
+    assert measured() == measured("--device", "cpu") == []
+    paths["c"].write_text("half a rep")
+    assert measured() == ["c"]
+    shutil.copy(here / checkpoints[0], here / checkpoints[2])  # the same weights
+    assert measured() == []
+    other = json.loads(paths["a"].read_text("utf-8"))
+    other["checkpoint"]["sha256"] = "0" * 64
+    paths["a"].write_text(json.dumps(other))
+    assert measured() == ["a"]
+    assert measured("--seed", 1) == ["a", "c"]
+    assert measured("--seed", 1, "--force") == ["a", "c"]
+
+
 def test_one_alone_can_have_a_folder_and_without_one_there_is_the_table(
     run: Run, here: Path, checkpoints: list[str]
 ):
