@@ -112,6 +112,12 @@ class Network:
         self.notes = tuple(f"the network is in {name}, computed in float32" for name in narrow)
         first = next(iter(self.parameters.values()))
         self.dtype, self.device = first.dtype, first.device
+        if self.sharding is not None and self.sharding.mesh.device_type != self.device.type:
+            raise InputError(
+                "the network is not where the processes of the mesh compute",
+                got=f"{self.device}, and a mesh of {self.sharding.mesh.device_type}",
+                hint="say where as they join: hessdiag.joined(torch.device('cpu'))",
+            )
         _check_batch_norm(self.module, bn)
         for module in self.module.modules():
             module.training = bn == "batch" and isinstance(module, _BatchNorm)

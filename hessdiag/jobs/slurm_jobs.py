@@ -84,6 +84,7 @@ def run(
             RuntimeError for what nobody foresaw in one.
     """
     submit = _submitter(given, count or len(tasks), folder)
+    _end_left(folder)
     waiting: dict[str, tuple[Any, float | None]] = {}
     tries = Counter[str]()
     try:
@@ -144,6 +145,21 @@ class _Resumed:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _end_left(folder: Path) -> None:
+    """End the jobs of an earlier command that was killed: they own the folders of their runs."""
+    mark = "_submitted.pkl"
+    known = {path.name.removesuffix(mark) for path in folder.glob(f"*{mark}")}
+    cancelled: set[str] = set()
+    while states := _states() if known else None:
+        left = {job for job in known & states.keys() if states[job] not in _ENDED}
+        if not left:
+            return
+        if new := sorted(left - cancelled):
+            subprocess.run(["scancel", *new], check=False, capture_output=True)
+            cancelled |= left
+        time.sleep(POLL)
 
 
 def _submitter(

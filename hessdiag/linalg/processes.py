@@ -50,8 +50,8 @@ def joined(device: torch.device | None = None, *, sharded: bool = False) -> Gene
     block and left as it is; without the block every process of it works alone, on its own numbers.
 
     Args:
-        device: where this process computes; None for the CPU. Sums run over NCCL on GPUs and over
-            Gloo on CPUs.
+        device: where this process computes; None for a GPU of its own, where there is one, and the
+            CPU as well. Sums run over NCCL on GPUs and over Gloo on CPUs.
         sharded: each process's data are its own examples, as a ``DistributedSampler`` deals them;
             else all processes are given the same data and share them.
     """
@@ -61,6 +61,8 @@ def joined(device: torch.device | None = None, *, sharded: bool = False) -> Gene
         yield
         return
     if not there:
+        if device is None and local_rank() < torch.cuda.device_count() and dist.is_nccl_available():
+            device = torch.device("cuda", local_rank())
         if device is not None and device.type == "cuda":
             own = local_rank() if str(device) == "cuda" else device.index
             torch.cuda.set_device(own)

@@ -282,7 +282,17 @@ def as_one(ask: Callable[[DeviceMesh | None], list[Result]], copies: int) -> Non
     assert 0.5 < overlap.value < 1
 
 
+def elsewhere() -> None:
+    mesh = processes.mesh(True)
+    assert mesh is not None
+    mesh._device_type = "cuda"
+    model, batches = perceptron()
+    with pytest.raises(InputError, match="not where the processes of the mesh compute"):
+        hessdiag.Decomposition(model, batches, shard=mesh)
+
+
 def two() -> None:
+    elsewhere()
     sharded(1)
     columns_and_rows(1)
     spectra(1, host=True)

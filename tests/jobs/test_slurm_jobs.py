@@ -138,6 +138,32 @@ def test_an_error_in_a_job_cancels_the_others(ended: Ended):
     assert found == {"error": "KeyError: 3", "cancelled": "scancel long1 bad1"}
 
 
+def test_jobs_that_a_killed_command_left_are_ended_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for job in ("7_0", "7_1", "7_2", "8_0"):
+        (tmp_path / f"{job}_submitted.pkl").touch()
+    states = {"7_0": "COMPLETED", "7_1": "RUNNING", "7_2": "PENDING", "9_0": "RUNNING"}
+    cancelled: list[list[str]] = []
+
+    def scancel(command: list[str], **_: Any) -> None:
+        cancelled.append(command)
+        states.update(dict.fromkeys(command[1:], "COMPLETING"))
+
+    def look() -> dict[str, str]:
+        now = dict(states)
+        states.update({job: "CANCELLED" for job, of in now.items() if of == "COMPLETING"})
+        return now
+
+    monkeypatch.setattr(slurm_jobs, "_states", look)
+    monkeypatch.setattr(slurm_jobs, "POLL", 0.0)
+    monkeypatch.setattr(slurm_jobs.subprocess, "run", scancel)
+    slurm_jobs._end_left(tmp_path)
+    assert cancelled == [["scancel", "7_1", "7_2"]]
+    assert states["7_1"] == states["7_2"] == "CANCELLED"
+    assert states["9_0"] == "RUNNING"
+
+
 # --- a real one --------------------------------------------------------------------------------
 
 

@@ -62,11 +62,22 @@ def test_processes_of_one_machine_do_not_share_a_gpu(gpus: None, monkeypatch: py
         devices.resolve("cuda:0")
 
 
-@pytest.mark.parametrize("device", [torch.device("cuda", 1), torch.device("cuda")])
+@pytest.mark.parametrize(
+    ("device", "gpus", "found"),
+    [
+        (torch.device("cuda", 1), 2, [1, "cpu:gloo,cuda:nccl"]),
+        (torch.device("cuda"), 2, [1, "cpu:gloo,cuda:nccl"]),
+        (None, 2, [1, "cpu:gloo,cuda:nccl"]),
+        (None, 1, ["gloo"]),
+        (torch.device("cpu"), 2, ["gloo"]),
+    ],
+)
 def test_processes_on_gpus_also_sum_what_lies_in_the_hosts_memory(
-    monkeypatch: pytest.MonkeyPatch, device: torch.device
+    monkeypatch: pytest.MonkeyPatch, device: torch.device | None, gpus: int, found: list[object]
 ):
     asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "set_device", asked.append)
@@ -74,7 +85,7 @@ def test_processes_on_gpus_also_sum_what_lies_in_the_hosts_memory(
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     with processes.joined(device):
         pass
-    assert asked == [1, "cpu:gloo,cuda:nccl"]
+    assert asked == found
 
 
 def test_a_gpus_free_memory_is_also_what_torch_keeps_for_later(monkeypatch: pytest.MonkeyPatch):
