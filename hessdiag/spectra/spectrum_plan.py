@@ -25,6 +25,8 @@ _CHUNK_BUDGET = 1 << 30  # bytes of probes and their products asked for in one p
 _DENSITY_PROBES = 4  # probes of the density when top_k asks for fewer
 _FEW = 8  # examples in a microbatch, below which rather other things are made smaller
 _BASIS_BLOCKS = 24  # blocks in a basis, memory permitting: few problems then need a restart
+_BASIS_LEAST, _BASIS_AMPLE = 48, 96  # vectors in one of narrow blocks, which lose to restarts: the
+_AMPLE_BUDGET = 1 << 28  # latter where a part's take no more bytes than this
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ def make_plan(decomposition: Decomposition, asked: Settings) -> Plan:
     block = asked.block_size or max(least, _DENSITY_PROBES if asked.density else 1)
     block = min(block, size)
     affordable = bases // vector_bytes
-    wanted = max(block * _BASIS_BLOCKS, block * asked.depth if asked.density else 0, 48)
+    ample = min(_BASIS_AMPLE, _AMPLE_BUDGET // vector_bytes)
+    deep = block * asked.depth if asked.density else 0
+    wanted = max(block * _BASIS_BLOCKS, deep, _BASIS_LEAST, ample)
     least = asked.num_eigenvalues + 2 * block
     basis = max(2, min(max(asked.basis_size or min(wanted, affordable - block), least), size))
     settings = dataclasses.replace(
