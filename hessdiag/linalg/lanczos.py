@@ -191,21 +191,22 @@ def lanczos(
         basis.absorb(products)
         del products
         step += 1
-        theta, vectors = np.linalg.eigh(basis.projection())
+        complete = basis.done >= min(len(ends) * top_k, basis.size)
+        last = basis.num_pending == 0 or step >= max_steps
+        if not (last or basis.is_full or step == depth or (complete and step > depth)):
+            continue  # nothing is asked of the projection yet
+        theta, vectors = _diagonalised(basis.projection())
         couplings = np.linalg.norm(basis.coupling(vectors), axis=1)
-        exhausted = basis.num_pending == 0
-        if depth and quadrature is None and (step == depth or exhausted):
+        if depth and quadrature is None and (step == depth or basis.num_pending == 0):
             weights = (basis.start_weights @ vectors[: basis.start_weights.shape[1]]) ** 2
             exact = basis.done == basis.size
             quadrature = Quadrature(
                 theta * basis.unit, weights, None if exact else step, basis.size
             )
-        complete = len(theta) >= min(len(ends) * top_k, basis.size)
         wanted = _outermost(len(theta), top_k, ends)
         judge = _Judge(theta, ends, tolerance, basis.epsilon)
         done = judge.converged(theta, couplings)[wanted]
         sampled = not depth or quadrature is not None
-        last = exhausted or step >= max_steps
         if last or (sampled and complete and bool(done.all())):
             if not top_k:
                 return LanczosResult((), (), quadrature, step)
@@ -230,6 +231,15 @@ def lanczos(
         rows = space.zeros(len(chosen), basis.empty)
         space.combine(chosen, basis.rows[: basis.done], out=rows)
     return dataclasses.replace(found, top_vectors=rows)
+
+
+def _diagonalised(matrix: Array) -> tuple[Array, Array]:
+    """Compute eigenvalues, ascending, and eigenvectors, in torch's threads.
+
+    NumPy has threads of its own, which spin for 20 ms after each call, where the next product runs.
+    """
+    theta, vectors = torch.linalg.eigh(torch.from_numpy(matrix))
+    return theta.numpy(), vectors.numpy()
 
 
 def _outermost(count: int, top_k: int, ends: Sequence[int]) -> NDArray[np.intp]:

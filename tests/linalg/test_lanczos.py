@@ -219,6 +219,24 @@ def test_the_seed_matters_within_the_residuals_only() -> None:
             assert abs(a.value - b.value) <= a.residual + b.residual + 100 * EPS[F64] * 30
 
 
+def test_the_projection_is_diagonalised_where_it_is_asked_about_and_not_by_numpy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NumPy's threads spin beside the next product."""
+    sizes: list[int] = []
+
+    def watched(matrix: Tensor) -> object:
+        sizes.append(len(matrix))
+        return diagonalise(matrix)
+
+    diagonalise = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", watched)
+    monkeypatch.delattr(np.linalg, "eigh")
+    steps = lanczos(normal(2, SIZE), top_k=2, depth=9, basis_size=SIZE)
+    result = run(steps, symmetric(SPECTRA["geometric"]))
+    assert sizes == [2 * step for step in range(9, result.num_steps + 1)]
+
+
 # edges
 
 
