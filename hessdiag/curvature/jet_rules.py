@@ -216,15 +216,26 @@ def _batch_norm(
     return _sums(scaled, _by_channel(bias, num_dims, x.value))
 
 
-def _embedding(func: Any, indices: Tensor, weight: Any, *rest: Any, **options: Any) -> Derivatives:
-    """Look tangents up; each example's have the signs of its own rows and columns."""
+def _embedding(
+    func: Any, indices: Tensor, weight: Any, padding_idx: int | None = None, **options: Any
+) -> Derivatives:
+    """Look tangents up; each example's have the signs of its own rows and columns.
+
+    The row of a padding token is a constant, for autograd too.
+    """
     if isinstance(indices, Jet):
         raise Unsupported("torch.embedding in place of torch.nn.functional.embedding")
-    first = weight.first
-    if not isinstance(first, Signed):
-        return _linear(lambda w: func(indices, w, *rest, **options), weight)
-    found = first.looked_up(lambda v: func(indices, v, *rest, **options), indices)
-    return found, None
+    options.update(max_norm=None, sparse=False)
+
+    def look_up(tangents: Tensor) -> Tensor:
+        found = func(indices, tangents, **options)
+        if padding_idx is None:
+            return found
+        return found.masked_fill((indices == padding_idx % len(tangents))[..., None], 0)
+
+    if not isinstance(weight.first, Signed):
+        return _linear(look_up, weight)
+    return weight.first.looked_up(look_up, indices), None
 
 
 def _join(func: Any, tensors: Any, *rest: Any, **options: Any) -> Derivatives:

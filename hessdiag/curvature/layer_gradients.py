@@ -106,7 +106,7 @@ def _embedding(_: Any, given: dict[str, Any], place: str, count: int) -> Any:
 
     def pull(g: Tensor, _: Container[str]) -> Named:
         if padding is not None:
-            g = g * (indices != padding)[..., None]
+            g = g * (indices != padding % len(given["weight"]))[..., None]
         g = by_example(g, place, count).reshape(count, -1, g.shape[-1])
         yield "weight", Factors(own, g, given["weight"].shape)
 

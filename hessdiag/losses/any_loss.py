@@ -15,6 +15,7 @@ from hessdiag.errors import InputError, is_out_of_memory
 from hessdiag.losses.output_loss import AtOutput, OutputLoss, Targets, by_example
 
 _REMEDY = "return one value per example, (N,), or a pair (sum, weight)"
+_USUAL = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 _MEAN, _PAIR, _VALUES = "mean", "pair", "values"
 
 
@@ -78,9 +79,7 @@ class AnyLoss(OutputLoss):
         try:
             with _AsWide(z.dtype):
                 return self.function(z, y)
-        except InputError:
-            raise
-        except Exception as error:  # the user's code may raise anything
+        except _USUAL as error:
             if is_out_of_memory(error):
                 raise
             text = str(error).split("\n")[0]

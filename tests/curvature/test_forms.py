@@ -334,6 +334,26 @@ def test_a_weight_used_otherwise_later_is_no_silent_error() -> None:
         quadratic_forms(decomposition, rows, signs)
 
 
+def test_a_padding_token_is_a_constant_where_it_comes_later() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.last = nn.Embedding(4, 3, padding_idx=0), nn.Linear(3, 3)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.embedding(tokens).sum(1)))
+
+    model = seeded(Padded)
+    tokens = torch.tensor([[1, 2], [3, 1], [0, 0], [0, 1], [2, 0]])
+    dec = Decomposition(model, [(tokens, labels(5))])
+    rows = normal(2, dec.num_parameters).sign()
+    check_forms(dec, 0)
+    products = dec.products(rows)
+    for part, values in quadratic_forms(dec, rows).items():
+        wanted = (rows * getattr(products, part)).sum(1)
+        np.testing.assert_allclose(values, wanted.numpy(), rtol=1e-10)
+
+
 def test_no_graph_is_kept_and_the_inputs_stay() -> None:
     model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3)).double()
     x = VECTORS.clone()

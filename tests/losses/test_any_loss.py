@@ -120,6 +120,19 @@ def test_what_is_no_loss(loss: Function, words: str):
         Decomposition(network(), [(X, Y)], loss).gradient()
 
 
+def test_an_exception_of_its_own_kind_passes():
+    """As that of Taylor mode, which another way follows on."""
+
+    class Own(Exception):
+        pass
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        raise Own
+
+    with pytest.raises(Own):
+        Decomposition(network(), [(X, Y)], loss).gradient()
+
+
 def test_of_one_batch_it_is_what_it_is():
     dec = Decomposition(network(), [(X, Y)], contrast)
     truth = contrast(network()(X), Y)
