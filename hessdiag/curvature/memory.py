@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from hessdiag.errors import is_out_of_memory
 from hessdiag.linalg import processes
 from hessdiag.losses.output_loss import Targets
 
+_ROOT = Path("/")
 _T = TypeVar("_T")
 _GRAPH_BUDGET = {"cpu": 1 << 30, "cuda": 8 << 30}  # bytes of one microbatch's linearisation
 _LARGEST_MICROBATCH = 1024
@@ -107,10 +108,33 @@ def available_bytes(device: torch.device) -> int:
         if ceiling != resource.RLIM_INFINITY and status.exists():
             fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
             available = min(available, ceiling - int(fields[held].split()[0]) * 1024)
-    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()).isdigit():
-        available = min(available, int(text) - int(used.read_text()))
-    return available
+    return min((available, *_left_to_groups()))
+
+
+def _left_to_groups() -> Iterator[int]:
+    """Give what each control group that this process is in may still take, of both versions.
+
+    What a group holds of files that nobody reads at the moment would be given back.
+    """
+    listed = _ROOT / "proc/self/cgroup"
+    for line in listed.read_text().splitlines() if listed.exists() else ():
+        number, kinds, path = line.split(":", 2)
+        if number == "0":
+            top, names, cached = _ROOT / "sys/fs/cgroup", ("max", "current"), "inactive_file"
+        elif "memory" in kinds.split(","):
+            top, names = _ROOT / "sys/fs/cgroup/memory", ("limit_in_bytes", "usage_in_bytes")
+            cached = "total_inactive_file"
+        else:
+            continue
+        own = top / path.lstrip("/")  # in a container it may be no path that is seen here
+        for group in {top, *(group for group in (own, *own.parents) if top in group.parents)}:
+            try:
+                limit, used = ((group / f"memory.{name}").read_text().strip() for name in names)
+                stat = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
+            except OSError:
+                continue
+            if limit.isdigit():
+                yield int(limit) - int(used) + int(stat.get(cached, 0))
 
 
 def held_bytes(device: torch.device) -> int:

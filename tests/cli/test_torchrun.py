@@ -24,14 +24,15 @@ ROOT = str(Path(__file__).parents[2])
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 SAMPLE = ("--num-samples", 60, "--batch-size", 8, "--dtype", "float64")
 FEW = ("--num-probes", 4, "--top-k", 2)
+BRIEF = ("--num-probes", 4, "--top-k", 1, "--tolerance", 1e-3, "--no-density")
 COMMANDS: dict[str, tuple[Any, ...]] = {
     "spectrum": ("spectrum", "a.safetensors", *SAMPLE, *FEW, "--per-layer"),
-    "shard": ("spectrum", "a.safetensors", *SAMPLE, *FEW, "--shard"),
+    "shard": ("spectrum", "a.safetensors", *SAMPLE, *BRIEF, "--shard"),
     "many": ("spectrum", "a.safetensors", "b.safetensors", *SAMPLE, *FEW),
     "compare": ("compare", "a.safetensors", "b.safetensors", *SAMPLE, *FEW),
     "gate": ("gate", "a.safetensors", *SAMPLE, "--max", "hessian.trace=1e6"),
     "compare-shard": (
-        *("compare", "a.safetensors", "b.safetensors", *SAMPLE, *FEW, "--no-density"),
+        *("compare", "a.safetensors", "b.safetensors", *SAMPLE, *BRIEF),
         *("--part", "hessian", "--shard"),
     ),
     "gate-shard": ("gate", "a.safetensors", *SAMPLE, "--max", "hessian.trace=1e6", "--shard"),

@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -93,6 +96,52 @@ def test_a_gpus_free_memory_is_also_what_torch_keeps_for_later(monkeypatch: pyte
         monkeypatch.setattr(torch.cuda, name, lambda _, size=size: size)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 30)
     assert memory.available_bytes(torch.device("cuda:1")) == 140
+
+
+@pytest.mark.parametrize(
+    ("listed", "files", "left"),
+    [
+        (
+            "0::/",
+            {"memory.max": 900, "memory.current": 300, "memory.stat": "inactive_file 50"},
+            650,
+        ),
+        (
+            "5:cpu:/\n0::/job/step",
+            {
+                "memory.max": "max",
+                "memory.current": 5,
+                "memory.stat": "anon 4",
+                "job/memory.max": 700,
+                "job/memory.current": 600,
+                "job/memory.stat": "anon 7\ninactive_file 1",
+                "job/step/memory.max": 800,
+                "job/step/memory.current": 1,
+                "job/step/memory.stat": "anon 4",
+            },
+            101,
+        ),
+        (
+            "9:cpuset,memory:/not/seen/here",
+            {
+                "memory/memory.limit_in_bytes": 400,
+                "memory/memory.usage_in_bytes": 100,
+                "memory/memory.stat": "inactive_file 9\ntotal_inactive_file 20",
+            },
+            320,
+        ),
+    ],
+)
+def test_containers_and_jobs_limit_the_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listed: str, files: dict[str, Any], left: int
+):
+    under = {f"sys/fs/cgroup/{name}": content for name, content in files.items()}
+    for name, content in {"proc/self/cgroup": listed, **under}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content}\n")
+    monkeypatch.setattr(memory, "_ROOT", tmp_path)
+    assert memory.available_bytes(torch.device("cpu")) == left
 
 
 def test_mps_is_refused_in_words():
