@@ -234,13 +234,13 @@ def without_nme(rhos: Sequence[float]) -> dict[str, Any]:
 
 
 def noise_stability(
-    sigma2: float, every: int, shared: Mapping[str, Any], pairs: int = 1
+    sigma2: float, every: int, shared: Mapping[str, Any], *, read: str = "final"
 ) -> dict[str, Any]:
-    """Finding 10."""
+    """Finding 10; ``read`` says how, "final" or "log" for ratios."""
     methods: dict[str, dict[str, Any]] = {
         "none": {},
         "weight-noise": {"sigma2": sigma2},
-        "nso": {"sigma2": sigma2, "num_pairs": pairs},
+        "nso": {"sigma2": sigma2, "num_pairs": 1},
     }
     choices = {
         method: Choice(method, sigma2, {**shared, "regulariser": method}, strengths)
@@ -248,7 +248,7 @@ def noise_stability(
     }
 
     def less(metric: str, than: str) -> tuple[Term, Term]:
-        return Term(1, "nso", f"final:{metric}"), Term(-1, than, f"final:{metric}")
+        return Term(1, "nso", f"{read}:{metric}"), Term(-1, than, f"{read}:{metric}")
 
     gap = (Term(1, "nso", "log-gap"),)
     return {

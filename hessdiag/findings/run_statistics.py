@@ -24,7 +24,8 @@ def read(name: str, config: Config, epochs: Sequence[Epoch], place: Path) -> flo
 
     Args:
         name: "accuracy", after the last epoch, on the test split or else on what is held out;
-            "final:METRIC" as tracked last, and "asinh:METRIC", which is ± log beyond 1;
+            "final:METRIC" as tracked last, "log:METRIC" its logarithm, and "asinh:METRIC", which is
+            ± log beyond 1;
             "log-spread:METRIC", the logarithm of its standard deviation over the later half of the
             tracked epochs; "initial:METRIC" before training; "log-gap", the logarithm
             of the perturbation gap's 2/σ² over tr H.
@@ -49,6 +50,8 @@ def read(name: str, config: Config, epochs: Sequence[Epoch], place: Path) -> flo
     values = [found[metric].value for found in tracked if metric in found]
     if kind == "final":
         return _finite(values[-1]) if values else None
+    if kind == "log":
+        return _finite(math.log(values[-1])) if values and values[-1] > 0 else None
     if kind == "asinh":
         return _finite(math.asinh(values[-1])) if values else None
     if kind == "log-spread":
