@@ -119,6 +119,8 @@ def test_statistics_of_a_run():
     spread = math.log(np.std([3, 4, 2], ddof=1))
     assert read("log-spread:hessian.trace") == pytest.approx(spread)
     assert read("asinh:hessian.trace") == pytest.approx(math.asinh(2))
+    assert read("log:hessian.trace") == pytest.approx(math.log(2))
+    assert read("log:gn.trace") is None
     assert read("log-gap") == pytest.approx(math.log(2))
     assert read("final:gn.trace") is None
     with pytest.raises(InputError):
