@@ -52,7 +52,7 @@ def _verdicts(found: Reproduction) -> Table:
     rows = [
         Row(
             [
-                f"{finding.number} {finding.name}",
+                _label(finding, study),
                 finding.claim,
                 study.recipe,
                 study.verdict,
@@ -65,6 +65,13 @@ def _verdicts(found: Reproduction) -> Table:
         for study in finding.studies
     ]
     return Table(["finding", "claim", "recipe", "verdict", "runs", "minutes"], rows, words=4)
+
+
+def _label(finding: Reproduced, study: StudyReport) -> str:
+    """Name a study by its finding, and by its place among those of one recipe."""
+    alike = [other for other in finding.studies if other.recipe == study.recipe]
+    place = f", study {alike.index(study) + 1}" if len(alike) > 1 else ""
+    return f"{finding.number} {finding.name}{place}"
 
 
 def _items(finding: Reproduced) -> Iterator[Item]:
@@ -102,7 +109,7 @@ def _chart(finding: Reproduced, study: StudyReport) -> Chart:
     scale = "symlog" if min(values) == 0 else "log"
     least = min((value for value in values if value > 0), default=1.0)
     axis = Axis(study.axis, scale, min(values), max(values), threshold=least / 2)
-    title = f"{finding.number} {finding.name}: found, ± standard error"
+    title = f"{_label(finding, study)}: found, ± standard error"
     return Chart(title, axis, Axis(study.statistic, "linear"), drawn)
 
 
