@@ -287,8 +287,7 @@ class Decomposition:
             for index, (x, y, counts) in enumerate(itertools.chain(first, batches)):
                 local = self.kept.linearise(index, self.risk, x, y, counts)
                 at = local.at_output
-                found = local.total, at.weight, len(y), at.num_counted, at.num_correct or 0
-                tally += counts * tally.new_tensor(found)
+                tally += counts * tally.new_tensor(local.tally)
                 is_linear &= at.is_linear
                 if self._gradient is None:
                     local.check_loss()

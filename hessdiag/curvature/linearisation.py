@@ -13,7 +13,7 @@ import re
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ class Linearisation:
     ) -> None:
         self._scale = 1.0 if counts else 0.0
         self._follows = False  # c, the outputs
+        self._num_examples = len(y)
         self._parameters = list(risk.parameters.values())
         self._mode = DoubleBackward()
         self._ties = risk.sharding is None
@@ -83,6 +84,12 @@ class Linearisation:
         # unused parameters have a zero gradient that no graph leads to
         self._used = [i for i, tensor in enumerate(s) if tensor.requires_grad]
         self._s = [s[i] for i in self._used]
+
+    @cached_property
+    def tally(self) -> tuple[float, ...]:
+        """Give the loss, its weight, the examples, the targets predicted and those rightly."""
+        at = self.at_output
+        return self.total, at.weight, self._num_examples, at.num_counted, at.num_correct or 0
 
     def check_loss(self) -> None:
         """Refuse a loss whose mean depends on how the examples are batched.
