@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hessdiag.curvature.decomposition import Decomposition
+from hessdiag.curvature.exact_trace import find_plan, output_forms
 from hessdiag.curvature.example_signs import ExampleSigns
 from hessdiag.curvature.forms import find_signs, quadratic_forms
 from hessdiag.linalg.trace import Probes, Samples, estimate_mean
@@ -79,6 +80,21 @@ def coverage(matrix: NDArray[np.floating], num_probes: int) -> tuple[float | Non
     return float(trace_rate), float(norm_rate)
 
 
+class Language(nn.Module):
+    """A small transformer of 40 outputs a token, tied to its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(40, 4), nn.Embedding(5, 4)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 6, 0.0, "gelu", batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Compute logits."""
+        mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
+        x = self.words(tokens) + self.places(torch.arange(5))
+        return self.layer(x, mask, is_causal=True) @ self.words.weight.T
+
+
 class Tokens(nn.Module):
     """Embedding, normalisation, two layers."""
 
@@ -106,52 +122,62 @@ def networks() -> Iterator[tuple[str, Decomposition]]:
         "CNN, BatchNorm and ReLU": (nn.Sequential(*layers), images),
         "tokens, LayerNorm and SiLU": (Tokens(), tokens),
     }
+    text = (7 * torch.randint(6, (24, 6)) + torch.arange(6)) % 40
+    cases["transformer, 40 outputs"] = Language(), text[:, :-1]
     for name, (model, inputs) in cases.items():
+        wanted = text[:, 1:] if isinstance(model, Language) else y
         optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
         for _ in range(100):
             optimizer.zero_grad()
-            F.cross_entropy(model(inputs), y).backward()
+            F.cross_entropy(model(inputs).flatten(0, -2), wanted.flatten()).backward()
             optimizer.step()
-        yield name, Decomposition(model.eval(), [(inputs, y)], dtype=torch.float64)
+        yield name, Decomposition(model.eval(), [(inputs, wanted)], dtype=torch.float64)
 
 
 NETWORK_SEEDS = 1000
+AT_OUTPUTS = "gn, signs at the outputs"
 NETWORK_PROBES = (13, 16, 24, 32)
 
 
 def of_network(decomposition: Decomposition) -> dict[str, tuple[list[float], float]]:
-    """Count by part how often intervals hold, and the bias of the mean in standard errors."""
+    """Count by part how often intervals hold, and the bias of the mean in standard errors.
+
+    Beside the parts, G by random signs at the outputs.
+    """
     risk, space = decomposition.risk, decomposition.layout.size
     eye = torch.eye(space, dtype=risk.dtype)
     products = vars(decomposition.products(eye))
     traces = {part: float(products[part].trace()) for part in PARTS}
-    places = find_signs(decomposition, 0).places
-    held = {part: np.zeros(len(NETWORK_PROBES)) for part in PARTS}
-    errors: dict[str, list[float]] = {part: [] for part in PARTS}
-    spreads: dict[str, list[float]] = {part: [] for part in PARTS}
+    traces[AT_OUTPUTS] = traces["gn"]
+    places, plan = find_signs(decomposition, 0).places, find_plan(decomposition)
+    held = {name: np.zeros(len(NETWORK_PROBES)) for name in traces}
+    errors: dict[str, list[float]] = {name: [] for name in traces}
+    spreads: dict[str, list[float]] = {name: [] for name in traces}
     for seed in range(NETWORK_SEEDS):
         probes = Probes(space, seed=seed, dtype=risk.dtype, device=risk.device)
         signs = ExampleSigns(decomposition.layout, stream(seed, "signs"), places)
         forms = quadratic_forms(decomposition, probes.rows(0, max(NETWORK_PROBES)), signs)
-        for part in PARTS:
+        draws = range(max(NETWORK_PROBES))
+        forms[AT_OUTPUTS] = output_forms(decomposition, draws, seed, plan)
+        for name, trace in traces.items():
             for index, count in enumerate(NETWORK_PROBES):
-                interval = estimate_mean(forms[part][:count]).ci95
+                interval = estimate_mean(forms[name][:count]).ci95
                 assert interval is not None
-                held[part][index] += interval[0] <= traces[part] <= interval[1]
-            errors[part].append(float(forms[part].mean()) - traces[part])
-            spreads[part].append(float(forms[part].var(ddof=1)) / max(NETWORK_PROBES))
+                held[name][index] += interval[0] <= trace <= interval[1]
+            errors[name].append(float(forms[name].mean()) - trace)
+            spreads[name].append(float(forms[name].var(ddof=1)) / max(NETWORK_PROBES))
     return {
-        part: (
-            (held[part] / NETWORK_SEEDS).tolist(),
-            float(np.mean(errors[part]) / np.sqrt(np.mean(spreads[part]))),
+        name: (
+            (held[name] / NETWORK_SEEDS).tolist(),
+            float(np.mean(errors[name]) / np.sqrt(np.mean(spreads[name]))),
         )
-        for part in PARTS
+        for name in traces
     }
 
 
 def print_networks() -> None:
     """Print the second table."""
-    print("\n## Probes of one example each\n")
+    print("\n## Probes of one example each, and signs at the outputs\n")
     print(
         f"Share of {NETWORK_SEEDS:,} seeds whose 95 % interval holds the trace of a trained "
         "network, by the number of probes, and the\n"

@@ -19,7 +19,7 @@ from hessdiag.gates import readings
 from hessdiag.gates.gate_result import GateCost, GateReport, GateSettings
 from hessdiag.gates.levels import Levels
 from hessdiag.gates.limits import Limit, from_table
-from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest
+from hessdiag.gates.sequential import FIRST_LOOK, SequentialTest, forms_tell
 from hessdiag.gates.verdicts import FAIL, INCONCLUSIVE, Finding, judge
 from hessdiag.linalg import processes
 from hessdiag.linalg.lanczos import LanczosResult
@@ -167,9 +167,15 @@ def gate(
             by_looks.judge(limit, known[limit.metric])
     first = FIRST_LOOK if chosen else min(BASELINE_PROBES, max_probes)
     # one run each, so that parts of which traces alone are wanted take no Lanczos steps
+    how: dict[str, Any] = {"num_probes": first, "max_probes": max_probes, "enough": test}
+    if chosen and all(metric.is_trace for metric in sampled.values()):
+        parts = {part for metric in sampled.values() for part in metric.parts}
+        how["traces_alone"] = forms_tell(test.alpha / 2, max_probes)
+        if how["traces_alone"] and parts == {"gn"}:  # exact, or at the outputs
+            how["num_probes"] = 1
     runs: list[tuple[dict[str, Metric], dict[str, Any]]] = [
         (others, {"num_probes": 1, "sharp": functools.partial(_decided, chosen, bases, levels)}),
-        (sampled, {"num_probes": first, "max_probes": max_probes, "enough": test}),
+        (sampled, how),
     ]
     num_probes, num_samples = 0, None
     for group, options in runs:

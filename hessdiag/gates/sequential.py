@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hessdiag.gates.limits import Limit
 from hessdiag.gates.verdicts import INCONCLUSIVE, Finding, judge
-from hessdiag.linalg.trace import TraceSamples
+from hessdiag.linalg.trace import Samples, TraceSamples
 from hessdiag.metrics.look import Look, Sampled
 from hessdiag.metrics.metric import Missing
 from hessdiag.metrics.metric_reading import Reading
@@ -48,11 +48,11 @@ class SequentialTest:
         self.findings: dict[Limit, Finding] = {}
         self._baselines = dict(limits)
         self._looks = dict.fromkeys(self._baselines, 0)
-        self._seen = dict.fromkeys(self._baselines, 0)
+        self._seen = dict.fromkeys(self._baselines, 0.0)
 
     def __call__(self, part: str, samples: Mapping[str, TraceSamples]) -> bool:
         """Look at the limits whose turn it is; tell whether ``part`` has been sampled enough."""
-        late = self.is_late is not None and self.is_late()
+        late = self.is_late is not None and len(samples[part]) >= FIRST_LOOK and self.is_late()
         due = [limit for limit in self._open() if self._is_due(limit, samples, late=late)]
         if due:
             wanted = {name for limit in due for name in limit.parsed.parts}
@@ -60,7 +60,7 @@ class SequentialTest:
             for limit in due:
                 self._look(limit, look)
         waiting = {name for limit in self._open() for name in limit.parsed.parts}
-        return late or part not in waiting
+        return late or part not in waiting or samples[part].exact is not None
 
     def looks(self) -> Iterator[int]:
         """Give the number of probes of each look in turn, until every limit is decided."""
@@ -87,7 +87,7 @@ class SequentialTest:
         ]
 
     def _is_due(self, limit: Limit, samples: Mapping[str, TraceSamples], *, late: bool) -> bool:
-        known = min(len(samples[part]) for part in limit.parsed.parts)
+        known = min(_num_probes(samples[part]) for part in limit.parsed.parts)
         if known <= self._seen[limit] or self._looks[limit] == self.num_looks:
             return False
         return late or known >= min(self.first << self._looks[limit], self.max_probes)
@@ -95,7 +95,7 @@ class SequentialTest:
     def _look(self, limit: Limit, look: Look) -> None:
         metric = limit.parsed
         self._looks[limit] += 1
-        self._seen[limit] = min(len(look.parts[part].samples) for part in metric.parts)
+        self._seen[limit] = min(_num_probes(look.parts[part].samples) for part in metric.parts)
         reading = metric.read(look)
         if not isinstance(reading, Missing):
             self._judge(limit, reading)
@@ -110,7 +110,17 @@ class SequentialTest:
             self.findings[limit] = judge(limit, reading, known, baseline, before)
 
 
+def _num_probes(samples: TraceSamples | Samples) -> float:
+    """Count the probes that tell of a part; what is exact is known by as many as there may be."""
+    return len(samples) if samples.exact is None else math.inf
+
+
 def first_look(alpha: float) -> int:
     """Choose the probes before the first look: as many as tell anything at level ``alpha``."""
     least = 6 * math.log(1 / alpha)
     return FIRST_LOOK << max(0, math.ceil(math.log2(least / FIRST_LOOK)))
+
+
+def forms_tell(alpha: float, max_probes: int) -> bool:
+    """Tell whether forms alone, without squared norms, bound a trace well within the budget."""
+    return max_probes >= 4 * math.log(6 / alpha) / math.log(9 / 8)

@@ -140,9 +140,13 @@ class Samples(Struct, frozen=True):
         """Bound tr A, wrongly with probability ``alpha`` at most, however few the probes."""
         if self.exact is not None:
             return self.exact, self.exact
-        squares = np.array(self.squared_norms) if self.forms is None else None
-        low, high = form_interval(np.array(self.trace_forms), squares, alpha)
-        return float(low), float(high)
+        products = np.array(self.quadratic_forms), np.array(self.squared_norms)
+        told: list[tuple[Array, Array | None]] = [products] if self.quadratic_forms else []
+        if self.forms is not None:
+            told.append((np.array(self.forms), None))
+        ends = [form_interval(*of, alpha / len(told)) for of in told]  # all hold at once
+        low, high = max(float(of[0]) for of in ends), min(float(of[1]) for of in ends)
+        return (low, high) if low <= high else (float(ends[-1][0]), float(ends[-1][1]))
 
     def norm_interval(self, alpha: float) -> tuple[float, float]:
         """Bound ‖A‖_F likewise."""
@@ -249,7 +253,7 @@ def hutchinson(
         start: index of the first probe.
     """
     index = start
-    while index < stop or (index < max_probes and not enough()):
+    while index < stop or (not enough() and index < max_probes):
         rows = probes.rows(index, min(index + chunk, stop if index < stop else max_probes))
         products = yield rows
         for part, taken in samples.items():

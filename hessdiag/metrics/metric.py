@@ -59,6 +59,11 @@ class Metric:
         """Whether probes estimate it, the better the more of them."""
         return self.bound is not None
 
+    @property
+    def is_trace(self) -> bool:
+        """Whether it is the trace of a part of a spectrum, which takes no products."""
+        return self.source == "spectrum" and self.name in [f"{part}.trace" for part in self.parts]
+
     def read(self, result: Any) -> Reading | Missing:
         """Read it from a result of its source, which may hold less than it needs."""
         from hessdiag.metrics.metric_reading import Reading

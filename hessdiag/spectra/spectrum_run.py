@@ -175,6 +175,7 @@ def spectrum(
             enough=goes_on,
             chunk=plan.chunk,
             on_pass=progress.completed,
+            certain=traces_alone,
         )
         for part, count in spent.num_products.items():
             products[part] += count

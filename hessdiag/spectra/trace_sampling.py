@@ -40,6 +40,7 @@ _UNFIT = (Unsupported, InputError)
 _FORM_COST, _DRAW_COST = 5 / 3, 1.0  # gradients a probe
 _PILOT_PROBES, _PILOT_EXAMPLES = 8, 64
 _CHANCE = 1 / 4  # two sample variances of eight are further apart with a chance of 4 %
+_CERTAIN_GAIN = 2.0
 _SMALL = 0.02  # share of the largest trace below which a trace's own size is no scale
 
 
@@ -68,6 +69,7 @@ def sample_on(
     enough: Callable[[str, Mapping[str, TraceSamples]], bool],
     chunk: int,
     on_pass: Callable[[], None],
+    certain: bool = False,
 ) -> tuple[Sampling, Outcome]:
     """Go on after ``num_probes`` products until all parts have enough, or ``max_probes`` are taken.
 
@@ -80,6 +82,8 @@ def sample_on(
         enough: says of a part whether it has; asked after each pass.
         chunk: probes a pass.
         on_pass: called after each.
+        certain: whether ``enough`` may look at intervals that are certain, to which ‖Av‖² tells
+            half; forms have to gain as much.
 
     Returns:
         What was chosen, and the passes and products that it took.
@@ -94,12 +98,15 @@ def sample_on(
     if exact is not None and suffice():
         return Sampling(NONE, "no other trace is left", exact=EXACT), Outcome({}, {}, 1)
     way = choose(decomposition, settings.parts if exact is None else ("nme",), settings.seed)
+    if certain and way.sampling.method != NONE and (way.sampling.gain or 0.0) < _CERTAIN_GAIN:
+        reason = "forms alone bound a trace by twice as many, which they do not make up for"
+        way = Way(Sampling(PRODUCTS, reason, way.sampling.gain))
     sampling = way.sampling if exact is None else structs.replace(way.sampling, exact=EXACT)
     probes = probes_of(decomposition, settings.seed)
     if sampling.method != PRODUCTS:
         index = num_passes = 0
         try:
-            while index < settings.max_probes and not (index and suffice()):
+            while not (index and suffice()) and index < settings.max_probes:
                 stop = min(index + chunk, settings.max_probes)
                 forms = partial(way.forms, decomposition, probes, index, stop)
                 found = within_memory(forms, decomposition.risk, decomposition.kept, exchanges=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.memory import fitting_microbatch
 from hessdiag.curvature.tangent_kernel import kernel_matrix
 from hessdiag.errors import InputError, NotFinite
+from hessdiag.linalg.trace import TraceSamples
 from hessdiag.losses.loss_spec import LossSpec
 from hessdiag.metrics import metric_table
 from hessdiag.metrics.metric import Missing
@@ -94,12 +95,16 @@ def measured(
     wanted = {name: metric_table.parse(name) for name in names}
     found: dict[str, Reading | Missing] = {}
     if spectral := {name: of for name, of in wanted.items() if of.source == "spectrum"}:
+        count = conditions.num_probes
+        how: dict[str, Any] = {"num_probes": count}
+        if all(of.is_trace for of in spectral.values()):  # as many probes without products
+            how = {"num_probes": 1, "max_probes": count, "traces_alone": True, "enough": _is_exact}
         report = spectrum(
             model,
             batches,
             loss=loss,
-            num_probes=conditions.num_probes,
             seed=conditions.seed,
+            **how,
             **metric_table.settings(spectral.values()),
         )
         found |= {name: of.read(report) for name, of in spectral.items()}
@@ -109,6 +114,10 @@ def measured(
     if further := {name: of for name, of in wanted.items() if name not in found}:
         found |= measure(further, Decomposition(model, batches, loss), conditions)
     return {name: of for name, of in found.items() if isinstance(of, Reading)}
+
+
+def _is_exact(part: str, samples: Mapping[str, TraceSamples]) -> bool:
+    return samples[part].exact is not None
 
 
 def make_tracker(

@@ -223,9 +223,9 @@ def sampled(needed: int, *, max_probes: int = 40) -> tuple[list[Tensor], list[in
         (0, 40, [4, 4, 2], [10]),  # no target: exactly the first ten
         (11, 40, [4, 4, 2, 4], [10, 14]),
         (21, 40, [4, 4, 2, 4, 4, 4], [10, 14, 18, 22]),
-        (99, 25, [4, 4, 2, 4, 4, 4, 3], [10, 14, 18, 22]),  # out of probes
-        (99, 10, [4, 4, 2], []),
-        (99, 5, [4, 4, 2], []),  # the first ten are taken whatever is said
+        (99, 25, [4, 4, 2, 4, 4, 4, 3], [10, 14, 18, 22, 25]),  # out of probes
+        (99, 10, [4, 4, 2], [10]),
+        (99, 5, [4, 4, 2], [10]),  # the first ten are taken whatever is said
     ],
 )
 def test_the_generator_takes_what_it_must_for_all_parts_alike(
