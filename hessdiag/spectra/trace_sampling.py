@@ -82,8 +82,7 @@ def sample_on(
         enough: says of a part whether it has; asked after each pass.
         chunk: probes a pass.
         on_pass: called after each.
-        certain: whether ``enough`` may look at intervals that are certain, to which ‖Av‖² tells
-            half; forms have to gain as much.
+        certain: whether ``enough`` may look at intervals that are certain.
 
     Returns:
         What was chosen, and the passes and products that it took.
@@ -97,10 +96,8 @@ def sample_on(
         samples["gn"].exact = exact
     if exact is not None and suffice():
         return Sampling(NONE, "no other trace is left", exact=EXACT), Outcome({}, {}, 1)
-    way = choose(decomposition, settings.parts if exact is None else ("nme",), settings.seed)
-    if certain and way.sampling.method != NONE and (way.sampling.gain or 0.0) < _CERTAIN_GAIN:
-        reason = "forms alone bound a trace by twice as many, which they do not make up for"
-        way = Way(Sampling(PRODUCTS, reason, way.sampling.gain))
+    parts = settings.parts if exact is None else ("nme",)
+    way = choose(decomposition, parts, settings.seed, certain=certain)
     sampling = way.sampling if exact is None else structs.replace(way.sampling, exact=EXACT)
     probes = probes_of(decomposition, settings.seed)
     if sampling.method != PRODUCTS:
@@ -194,13 +191,18 @@ class Way:
         return found
 
 
-def choose(decomposition: Decomposition, parts: Sequence[str], seed: int) -> Way:
+def choose(
+    decomposition: Decomposition, parts: Sequence[str], seed: int, *, certain: bool = False
+) -> Way:
     """Choose the way of the least variance times cost, by a few probes on an eighth of the data.
 
     The variance is that of the part worst off, relative to its trace. Costs are counted, not timed,
     and the examples are the first ones, so that the choice depends on neither the machine nor the
     microbatches. The variance of probes by example falls with the number of examples, that of
     shared ones ends at the mean matrix's: so the former lose only where they do beyond chance.
+
+    Intervals that are certain bound the variance by ‖Av‖², which forms do not tell: there products
+    stay, unless probes by example are better by twice on no fewer than eight examples.
 
     Cost: two probes; on more than 512 examples, some twenty on 64 of them.
     """
@@ -211,7 +213,7 @@ def choose(decomposition: Decomposition, parts: Sequence[str], seed: int) -> Way
     def pilot(way: Way) -> dict[str, Array]:
         return way.forms(decomposition, probes, 0, _PILOT_PROBES, few)
 
-    way, tried = _choose_forms(decomposition, parts, seed, few, pilot)
+    way, tried = _choose_forms(decomposition, parts, seed, few, pilot, certain=certain)
     if parts == ("nme",):
         return way
     try:
@@ -246,6 +248,8 @@ def _choose_forms(
     seed: int,
     few: int,
     pilot: Callable[[Way], dict[str, Array]],
+    *,
+    certain: bool,
 ) -> tuple[Way, dict[str, Array] | None]:
     """Choose between products, forms and forms by example; give the forms of the chosen one."""
     products = _products_cost(parts)
@@ -254,7 +258,7 @@ def _choose_forms(
         shared = pilot(Way(Sampling(FORMS, "")))
     except _UNFIT as error:
         return Way(Sampling(PRODUCTS, f"Taylor mode does not go through {error}")), None
-    cheaper = FORMS if products >= _FORM_COST else PRODUCTS
+    cheaper = FORMS if products >= _FORM_COST and not certain else PRODUCTS
     try:
         signs = find_signs(decomposition, stream(seed, "signs"))
         apart = pilot(Way(Sampling(BY_EXAMPLE, ""), signs))
@@ -267,6 +271,9 @@ def _choose_forms(
     if gain < _CHANCE:
         told = f"{where} probes by example have {1 / gain if gain else float('inf'):.2g} times"
         return Way(Sampling(cheaper, f"{told} the variance per gradient", gain)), shared
+    if certain and (gain < _CERTAIN_GAIN or few < _PILOT_PROBES):
+        told = f"{where} others have {gain:.2g} times the variance per gradient"
+        return Way(Sampling(PRODUCTS, f"{told}, and tell more of an interval", gain)), shared
     told = f"others have {gain:.2g} times" if gain > 1 else "within chance others have no less of"
     reason = f"{where} {told} the variance per gradient, on more more"
     return Way(Sampling(BY_EXAMPLE, reason, gain), signs), apart

@@ -11,16 +11,19 @@ import torch
 
 import hessdiag
 from hessdiag import GateReport, InputError, results
+from hessdiag.curvature import exact_trace
 from hessdiag.gates import gate_run
 from hessdiag.gates.gate_run import review
 from hessdiag.gates.limits import Limit
 from hessdiag.linalg.trace import Samples
 from hessdiag.metrics import metric_table
-from tests.cases import BY_NAME
+from hessdiag.spectra import trace_sampling
+from tests.cases import BY_NAME, labels, normal, seeded, split
 from tests.oracles import truth_of
 
 CASE = "mlp-gelu"
 TRACE = float(truth_of(CASE).hessian.trace())
+GN = float(truth_of(CASE).gn.trace())
 
 
 def gated(limits: Any = (), case: str = CASE, **options: Any) -> GateReport:
@@ -87,6 +90,36 @@ def test_probes_go_on_until_the_limit_is_decided_or_the_budget_is_spent():
     assert verdicts(clear) == verdicts(close) == ["pass"]
     undecided = gated({"max": {"hessian.trace": TRACE}}, max_probes=100)
     assert (verdicts(undecided), undecided.num_probes) == (["inconclusive"], 100)
+
+
+def test_an_exact_trace_takes_no_probes():
+    limits = {"max": {"gn.trace": 0.999 * GN}, "min": {"gn.trace": 0.999 * GN}}
+    found = gated(limits)
+    assert (verdicts(found), found.num_probes) == (["fail", "pass"], 0)
+    assert found.findings[0].interval == pytest.approx((GN, GN))
+
+
+def test_a_limit_on_a_trace_goes_on_without_products(
+    spectra: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+):
+    """After the first look, where probes by example have less variance."""
+    monkeypatch.setattr(exact_trace, "MOST_OUTPUTS", 0)
+    data, model = split(normal(64, 6), labels(64), 64), seeded(lambda: torch.nn.Linear(6, 3))
+    model = model.double()
+    trace = float(hessdiag.Decomposition(model, data).operator("hessian").dense().trace())
+    limits = {"max": {"hessian.trace": 1.1 * trace}}
+    hessdiag.gate(model, data, limits, max_probes=100)  # too few for forms to tell
+    for gain, expected in ((0.0, True), (1e9, False)):
+        monkeypatch.setattr(trace_sampling, "_CERTAIN_GAIN", gain)
+        found = hessdiag.gate(model, data, limits)
+        assert verdicts(found) == ["pass"]
+        low, high = found.findings[0].interval or (math.inf, -math.inf)
+        assert low <= trace <= high
+        samples = (found.readings["hessian.trace"].samples or {})["hessian"]
+        assert (samples.forms is not None) is expected
+        assert (len(samples.quadratic_forms) == 32) is expected
+        assert found.num_probes == len(samples) > 32
+    assert [taken["traces_alone"] for taken in spectra] == [False, True, True]
 
 
 def test_no_probes_are_added_when_the_time_is_over():

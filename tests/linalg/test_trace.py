@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hessdiag.linalg.trace import Estimate, Probes, TraceSamples, estimate_mean, hutchinson
+from hessdiag.linalg.trace import Estimate, Probes, Samples, TraceSamples, estimate_mean, hutchinson
 from tests.linalg.matrices import F64, each_dtype, normal, symmetric
 
 SIZE = 100
@@ -246,3 +246,27 @@ def test_the_squares_of_samples_neither_vanish_nor_overflow(unit: float) -> None
     assert plain.stderr is not None
     assert found.stderr == pytest.approx(unit * plain.stderr)
     assert found.ci95 == pytest.approx([unit * end for end in plain.ci95])
+
+
+@pytest.mark.parametrize("count", [0, 32])
+def test_the_certain_interval_of_forms_and_products_holds(count: int) -> None:
+    """Both are looked at, each with half the chance; without products forms have all of it."""
+    rng = np.random.default_rng(0)
+    matrix = np.diag(rng.exponential(size=12)) + 0.3 * np.ones((12, 12))
+    other = np.diag(np.full(12, np.trace(matrix) / 12))
+    other[:2, :2] += np.array([[0.0, 4.0], [4.0, 0.0]])
+    missed = 0
+    for _ in range(300):
+        v = rng.choice([-1.0, 1.0], (256, 12))
+        products = v[:count] @ matrix
+        forms = tuple(((v @ other) * v).sum(1).tolist())
+        both = Samples(
+            tuple((products * v[:count]).sum(1).tolist()),
+            tuple((products**2).sum(1).tolist()),
+            forms=forms,
+        )
+        low, high = both.trace_interval(0.05)
+        missed += not low <= np.trace(matrix) <= high
+        ends = Samples((), (), forms=forms).trace_interval(0.05 if not count else 0.025)
+        assert ends[0] <= low <= high <= ends[1]
+    assert missed <= 15
