@@ -10,7 +10,7 @@ from tests.cli.test_bad_input import refused
 def test_list_and_dry_run(run: Run):
     listed = run("reproduce", "list")
     assert listed.code == 0
-    assert sum(line[0].isdigit() for line in listed.out.splitlines()) == 10
+    assert sum(line[0].isdigit() for line in listed.out.splitlines()) == 11
     dry = run("reproduce", "nso", "2", "--scale", "paper", "--dry-run", "--seeds", 3)
     for words in (
         "cifar10-wrn28-10 on cifar10: 14 runs × 3 seeds",
