@@ -56,8 +56,9 @@ def _ending_properly(command: Callable[..., None]) -> Callable[..., None]:
             os.getcwd()
         except OSError as error:  # libraries end the process without it
             raise InputError("the working directory is gone", got=error.strerror) from error
-        if not _THREADS.fullmatch(os.environ.get("OMP_NUM_THREADS", "1")):
-            del os.environ["OMP_NUM_THREADS"]  # as OpenMP does, which says so by itself
+        for name, numbers in _UNDERSTOOD.items():
+            if not numbers.fullmatch(os.environ.get(name, "1")):
+                del os.environ[name]
         _check_address_space()
         try:
             paths.check(given)
@@ -73,8 +74,15 @@ def _ending_properly(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_THREADS = re.compile(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", re.ASCII)
-"""Numbers of threads that OpenMP understands."""
+_SIZE = re.compile(r"\d{1,4}", re.ASCII)
+_UNDERSTOOD = {
+    "OMP_NUM_THREADS": re.compile(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", re.ASCII),
+    **{"COLUMNS": _SIZE, "LINES": _SIZE},
+}
+"""Numbers in the environment that OpenMP and Rich understand; with others, they are not set.
+
+OpenMP would say so by itself, and Rich would end the command.
+"""
 
 
 def _check_address_space() -> None:

@@ -283,7 +283,11 @@ def to_tensor(array: Any) -> Tensor:
             got = array.device if array.is_meta else array.layout
             raise InputError("an array does not hold all its numbers", got=f"a tensor of {got}")
         is_wide = array.dtype in (torch.uint16, torch.uint32, torch.uint64)
-        return array.detach().cpu().to(torch.int64 if is_wide else array.dtype)
+        array = array.detach().cpu()
+        if is_wide:
+            array = array.to(torch.int64)
+            _check_63_bits(array)
+        return array
     try:
         array = np.asarray(array)
     except (ValueError, TypeError) as error:
@@ -293,10 +297,17 @@ def to_tensor(array: Any) -> Tensor:
         raise InputError("an array does not hold numbers", got=f"dtype {array.dtype}")
     dtype = array.dtype.newbyteorder("=")
     if kind == "u" and width > 1:
-        dtype = np.dtype(np.int64)
+        array, dtype = array.astype(np.int64), np.dtype(np.int64)
+        _check_63_bits(array)
     if kind == "f" and width > 8:
         dtype = np.dtype(np.float64)
     return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
+
+
+def _check_63_bits(array: Any) -> None:
+    """Refuse what had 64 bits without a sign: with one, it is negative."""
+    if (array < 0).any():
+        raise InputError("an array holds numbers that take 64 bits", wanted="at most 63")
 
 
 def expanded(path: str) -> Path:

@@ -52,7 +52,7 @@ def arrange(cells: Sequence[SweepCell]) -> tuple[list[Panel], dict[str, SweepCel
     constant: dict[str, SweepCell] = {}
     for cell in cells:
         own = {name: cell.choices[name] for name in varied if name in cell.choices}
-        axis = next((name for name, value in own.items() if not isinstance(value, str)), None)
+        axis = next((name for name, value in own.items() if isinstance(value, float | int)), None)
         others = [f"{SYMBOLS[name]} = {told(own[name])}" for name in own if name != axis]
         activation = cell.activation if names_activation else None
         label = ", ".join(filter(None, (cell.method, activation, *others)))

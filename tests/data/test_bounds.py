@@ -70,6 +70,10 @@ def test_labels_of_any_unsigned_width(tmp_path: Path, dtype: str, suffix: str) -
     save = np.savez if suffix == ".npz" else lambda path, **kept: save_file(kept, path)
     save(tmp_path / f"x{suffix}", **arrays)
     assert datasets.load(str(tmp_path / f"x{suffix}")).targets.tolist() == [0, 1, 2, 3]
+    if dtype == "uint64":  # of which 2^64 - 100 would be the label that does not count
+        arrays["labels"][0] = 2**64 - 100
+        save(tmp_path / f"x{suffix}", **arrays)
+        assert "64 bits" in refusal(lambda: datasets.load(str(tmp_path / f"x{suffix}")))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "bool", "int8"])

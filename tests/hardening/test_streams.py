@@ -129,6 +129,16 @@ def test_a_verdict_on_a_faulty_stream(here: Path, name: str, fault: Any, stream:
     check_fault(name, fault, stream)
 
 
+@pytest.mark.parametrize("width", ["²", "9" * 5000, "-1", ""])
+@pytest.mark.parametrize("name", ["fails", "passes"])
+def test_a_verdict_on_a_width_that_is_none(
+    here: Path, monkeypatch: pytest.MonkeyPatch, name: str, width: str
+):
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("LINES", width)
+    check_fault(name, lambda _: None, 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("name", COMMANDS)
@@ -137,7 +147,7 @@ def test_every_command_in_every_encoding_and_width(
 ):
     warm(run, name)
     code, args = COMMANDS[name]
-    for width in ("1", "2", "20", "80", "400"):
+    for width in ("1", "2", "20", "80", "400", "²", "9" * 5000):
         monkeypatch.setenv("COLUMNS", width)
         found, said = called(args, encoding, lambda: None)
         assert found == code, said

@@ -62,3 +62,10 @@ def test_where_nothing_varies_there_is_no_panel():
     panels, constant = arrange([cell("none", 0.5), cell("sam", 0.5, rho=0.1)])
     assert panels == []
     assert list(constant) == ["none", "sam"]
+
+
+def test_what_is_no_number_lies_beside_the_axis():
+    cells = [cell("sam", 0.5, rho=rho) for rho in (0.1, None, "often", 0.2)]
+    (panel,), constant = arrange(cells)
+    assert panel.values == [0.1, 0.2]
+    assert len(constant) == 2
