@@ -129,6 +129,12 @@ def decode(path: str, view: Callable[[Any], Any]) -> Tensor:
             warnings.simplefilter("ignore")  # on odd metadata, which nothing here needs
             image = Image.open(file)
             _check_size(path, *image.size)
+            if image.mode == "F" or image.mode.startswith("I"):
+                raise InputError(
+                    f"the image {path} has more than 8 bits a channel",
+                    got=f"mode {image.mode}",
+                    hint="scale it to 8 bits first: all above 255 would be white",
+                )
             image = image.convert("RGB")
     except InputError:
         raise
@@ -177,7 +183,8 @@ def _folder(path: Path, split: str) -> Folder:
     """Find a folder of class folders, or of ``train`` and ``test`` (or ``val``) above them.
 
     Without such a division, the folder is one set, whatever the split. Hidden folders and files
-    are left out.
+    are left out. Classes are those of ``train`` if there is one, so that a label means the same in
+    both.
     """
     if not os.path.isdir(path):
         raise InputError("the data folder does not exist", got=path)
@@ -191,11 +198,24 @@ def _folder(path: Path, split: str) -> Folder:
                 got=", ".join(present),
                 wanted=" or ".join(wanted),
             )
-        path = path / chosen[0]
-    classes = _visible(path)
-    samples = [(file, label) for label, name in enumerate(classes) for file in _images(path / name)]
-    if len({label for _, label in samples}) < len(classes) or not classes:
-        empty = set(range(len(classes))) - {label for _, label in samples}
+        path, train = path / chosen[0], path / ("train" if "train" in present else chosen[0])
+    else:
+        train = path
+    here, classes = _visible(path), _visible(train)
+    if unknown_ones := sorted({*here} - {*classes}):
+        raise InputError(
+            f"the folder {path} has classes that {train} has not",
+            got=", ".join(unknown_ones[:8]),
+            wanted="the same names in both",
+        )
+    samples = [
+        (file, label)
+        for label, name in enumerate(classes)
+        if name in here
+        for file in _images(path / name)
+    ]
+    if len({label for _, label in samples}) < len(here) or not here:
+        empty = {classes.index(name) for name in here} - {label for _, label in samples}
         raise InputError(
             f"the folder {path} holds no images" + (" for some classes" if samples else ""),
             got=", ".join(classes[label] for label in sorted(empty)[:8]) or "no folders",

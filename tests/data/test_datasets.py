@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import pickle
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -402,6 +403,27 @@ def test_folders_divide_into_train_and_test_or_val(tmp_path: Path) -> None:
     assert "no test split" in refusal(lambda: datasets.load(spec, split="test"))
     images_in(tmp_path / "val", (4, 4), (4, 4))
     assert datasets.load(spec, split="test").num_samples == 4
+
+
+def test_labels_of_a_split_are_those_of_train(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        images_in(tmp_path / name, (4, 4))
+    spec = f"folder:{tmp_path}"
+    whole = datasets.load(spec, split="test")
+    first, last = whole.classes
+    shutil.rmtree(tmp_path / "test" / first)
+    assert datasets.load(spec, split="test").classes == whole.classes
+    assert datasets.load(spec, split="test").targets.tolist() == [1]
+    (tmp_path / "test" / last).rename(tmp_path / "test" / "other")
+    assert "has classes that" in refusal(lambda: datasets.load(spec, split="test"))
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("uint16", "I;16"), ("float32", "F")])
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path, kind: str, mode: str) -> None:
+    images_in(tmp_path, (4, 4))
+    place = next(tmp_path.glob("*/")) / "deep.tiff"
+    Image.fromarray(np.full((4, 4), 40_000, kind)).save(place)
+    assert mode in refusal(lambda: datasets.load(f"folder:{tmp_path}"))
 
 
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
