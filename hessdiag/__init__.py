@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hessdiag.spectra.spectrum_run import spectrum
     from hessdiag.training import methods
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "SampledFisher": "hessdiag.curvature.sampled_fisher",
