@@ -194,6 +194,12 @@ def _naming_the_operation() -> Generator[None]:
         yield
     except RuntimeError as error:
         found = re.search(r"derivative for ['\"]?([\w:]+)['\"]? is not implemented", str(error))
+        if "inplace operation" in str(error):
+            raise InputError(
+                "the network changes in place what its own backward pass needs",
+                got=str(error).split(". Hint")[0],
+                hint="training it would fail likewise: work out of place where it is named",
+            ) from error
         if not found:
             raise
         raise _no_second_derivative(found[1]) from error

@@ -231,6 +231,11 @@ def test_operations_without_a_second_derivative():
 
 
 @each_use
+def test_a_backward_pass_that_fails(use: Use):
+    refuse(use, network(middle=lambda x: x.tanh_().mul_(1.5)), BATCHES, names="in place")
+
+
+@each_use
 def test_no_trainable_parameters(use: Use):
     refuse(use, network().requires_grad_(requires_grad=False), BATCHES, names="parameter")
     refuse(use, nn.Tanh(), BATCHES, names="parameter")
