@@ -7,6 +7,7 @@ still read; keys with a default may be missing, so that an earlier version's do.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -35,6 +36,8 @@ else:
 
 MOST_VALUES = 4_000_000
 """In one text: what 64 MiB of numbers hold; `{},` takes 3 bytes there and 64 in memory."""
+_MOST_DOTS = 1000
+"""In a line of TOML: a key of so many parts takes tomllib minutes."""
 _NUMBERS = re.compile(r"\[\n[^\[\]{}\"]+\]")  # a string holds no newline as such
 _PLACE = re.compile(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", re.DOTALL)
 _KINDS = re.compile(r"Expected `(.*?)`(?:, got `(.*)`)?", re.DOTALL)
@@ -67,7 +70,7 @@ def decode(
         InputError: it is no JSON, or a field is missing, out of range or of the wrong kind.
     """
     try:
-        _check_size(text if isinstance(text, bytes) else text.encode())
+        text = _raw(text)
         if partial:
             plain = _filled(inspect.type_info(kind), msgspec.json.decode(text))
             return msgspec.convert(plain, kind, dec_hook=_to_array)
@@ -87,8 +90,9 @@ def decode_toml(kind: type[T], text: str | bytes, *, what: str = "the configurat
         InputError: as ``decode``.
     """
     try:
-        raw = text if isinstance(text, bytes) else text.encode()
-        _check_size(raw)
+        raw = _raw(text)
+        if any(line.count(b".") > _MOST_DOTS for line in raw.splitlines()):  # as of one key
+            raise ValueError(f"more than {_MOST_DOTS:,} dots in a line")
         plain = tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(
@@ -160,10 +164,16 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _check_size(text: bytes) -> None:
-    """Refuse, before any of it is decoded, what would take far more memory than it has bytes."""
-    if sum(text.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+def _raw(text: str | bytes) -> bytes:
+    """Take the bytes of a text, without the mark that some editors put before it.
+
+    Raises:
+        ValueError: decoded it would take far more memory than it has bytes.
+    """
+    raw = (text if isinstance(text, bytes) else text.encode()).removeprefix(codecs.BOM_UTF8)
+    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
         raise ValueError(f"more than {MOST_VALUES:,} values")
+    return raw
 
 
 def to_lists(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -128,6 +129,17 @@ def test_toml_has_the_same_ranges():
         codec.decode_toml(Sample, "value = 2\ncount = 0")
     with pytest.raises(InputError, match="the configuration cannot be read as TOML"):
         codec.decode_toml(Sample, "value = ")
+
+
+def test_a_byte_order_mark_is_passed_over():
+    assert codec.decode_toml(Sample, "\ufeffvalue = 2\r\ncount = 3").count == 3
+    assert codec.decode(Sample, "\ufeff" + codec.encode(Sample(value=2.0, count=3))).count == 3
+
+
+def test_a_key_of_very_many_parts_is_refused_unread(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tomllib, "loads", lambda _: pytest.fail("it is read"))
+    with pytest.raises(InputError, match="cannot be read as TOML"):
+        codec.decode_toml(Sample, "a" + ".a" * 50_000 + " = 1")
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path):
