@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.exact_trace import find_plan, output_forms
-from hessdiag.curvature.example_signs import ExampleSigns
+from hessdiag.curvature.example_signs import ExampleSigns, Signed
 from hessdiag.curvature.forms import find_signs, quadratic_forms
+from hessdiag.linalg.space import signs as random_signs
 from hessdiag.linalg.trace import Probes, Samples, estimate_mean
 from hessdiag.parts import PARTS
 from hessdiag.seeds import stream
@@ -139,27 +140,96 @@ AT_OUTPUTS = "gn, signs at the outputs"
 NETWORK_PROBES = (13, 16, 24, 32)
 
 
+class ByExample:
+    """The matrices of each example of a network, by which forms are had a hundred times as fast."""
+
+    def __init__(self, decomposition: Decomposition) -> None:
+        self.whole, risk, layout = decomposition, decomposition.risk, decomposition.layout
+        ((x, y),) = risk.batches
+        eye = torch.eye(layout.size, dtype=torch.float64)
+        found: dict[str, list[Tensor]] = {"gn": [], "nme": [], AT_OUTPUTS: []}
+        for n in range(len(y)):
+            own = Decomposition(risk.model, [(x[n : n + 1], y[n : n + 1])], dtype=torch.float64)
+            products, parameters = vars(own.products(eye)), list(own.risk.parameters.values())
+            found["gn"].append(products["gn"])
+            found["nme"].append(products["nme"])
+            ((x_n, y_n),) = own.risk.microbatches()
+            z = own.risk.outputs(x_n)
+            at = own.risk.loss.at(z.detach(), y_n)
+            jacobian = torch.stack(
+                [
+                    layout.flatten(
+                        list(torch.autograd.grad(z, parameters, at.factor(u), retain_graph=True))
+                    )
+                    for u in torch.eye(z.numel(), dtype=z.dtype).view(-1, *z.shape)
+                ]
+            )
+            found[AT_OUTPUTS].append(jacobian @ jacobian.T / at.weight)
+        self.matrices = {name: torch.stack(own) / len(y) for name, own in found.items()}
+        self.places, self.plan = find_signs(decomposition, 0).places, find_plan(decomposition)
+        self.traces = {
+            name: float(own.diagonal(dim1=1, dim2=2).sum()) for name, own in self.matrices.items()
+        }
+        self.traces["hessian"] = self.traces["gn"] + self.traces["nme"]
+
+    def forms(self, seed: int, count: int) -> dict[str, NDArray[np.float64]]:
+        """Compute the forms of a seed's first probes."""
+        layout, num_examples = self.whole.layout, len(self.matrices["gn"])
+        rows = self._rows(seed, count)
+        signs = ExampleSigns(layout, stream(seed, "signs"), self.places)
+        ones = layout.unflatten(torch.ones(layout.size, dtype=torch.float64))
+        tangents = signs.tangents(ones, signs.draw(range(num_examples), rows))
+        each = torch.stack(
+            [
+                torch.cat([(t.of(n) if isinstance(t, Signed) else t).flatten() for t in tangents])
+                for n in range(num_examples)
+            ]
+        )
+        found: dict[str, NDArray[np.float64]] = {}
+        for part in ("gn", "nme"):
+            matrix = (each[:, :, None] * self.matrices[part] * each[:, None, :]).sum(0)
+            found[part] = ((rows @ matrix) * rows).sum(1).numpy()
+        found["hessian"] = found["gn"] + found["nme"]
+        kernels = self.matrices[AT_OUTPUTS]
+        drawn = np.zeros(count)
+        for draw in range(count):
+            u = torch.stack([self._signs(seed, draw, n) for n in range(num_examples)])
+            drawn[draw] = float((u * (kernels @ u[:, :, None])[:, :, 0]).sum())
+        found[AT_OUTPUTS] = drawn
+        return found
+
+    def check(self) -> None:
+        """Compare them with what hessdiag computes."""
+        forms, rows = self.forms(0, 2), self._rows(0, 2)
+        signs = ExampleSigns(self.whole.layout, stream(0, "signs"), self.places)
+        found = quadratic_forms(self.whole, rows, signs)
+        found[AT_OUTPUTS] = output_forms(self.whole, range(2), 0, self.plan)
+        for name, values in found.items():
+            np.testing.assert_allclose(forms[name], values, rtol=1e-8)
+
+    def _rows(self, seed: int, count: int) -> Tensor:
+        risk = self.whole.risk
+        probes = Probes(self.whole.layout.size, seed=seed, dtype=risk.dtype, device=risk.device)
+        return probes.rows(0, count)
+
+    def _signs(self, seed: int, draw: int, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(stream(seed, "outputs", draw, number))
+        return random_signs(self.matrices[AT_OUTPUTS].shape[1], generator).double()
+
+
 def of_network(decomposition: Decomposition) -> dict[str, tuple[list[float], float]]:
     """Count by part how often intervals hold, and the bias of the mean in standard errors.
 
     Beside the parts, G by random signs at the outputs.
     """
-    risk, space = decomposition.risk, decomposition.layout.size
-    eye = torch.eye(space, dtype=risk.dtype)
-    products = vars(decomposition.products(eye))
-    traces = {part: float(products[part].trace()) for part in PARTS}
-    traces[AT_OUTPUTS] = traces["gn"]
-    places, plan = find_signs(decomposition, 0).places, find_plan(decomposition)
-    held = {name: np.zeros(len(NETWORK_PROBES)) for name in traces}
-    errors: dict[str, list[float]] = {name: [] for name in traces}
-    spreads: dict[str, list[float]] = {name: [] for name in traces}
+    examples = ByExample(decomposition)
+    examples.check()
+    held = {name: np.zeros(len(NETWORK_PROBES)) for name in examples.traces}
+    errors: dict[str, list[float]] = {name: [] for name in examples.traces}
+    spreads: dict[str, list[float]] = {name: [] for name in examples.traces}
     for seed in range(NETWORK_SEEDS):
-        probes = Probes(space, seed=seed, dtype=risk.dtype, device=risk.device)
-        signs = ExampleSigns(decomposition.layout, stream(seed, "signs"), places)
-        forms = quadratic_forms(decomposition, probes.rows(0, max(NETWORK_PROBES)), signs)
-        draws = range(max(NETWORK_PROBES))
-        forms[AT_OUTPUTS] = output_forms(decomposition, draws, seed, plan)
-        for name, trace in traces.items():
+        forms = examples.forms(seed, max(NETWORK_PROBES))
+        for name, trace in examples.traces.items():
             for index, count in enumerate(NETWORK_PROBES):
                 interval = estimate_mean(forms[name][:count]).ci95
                 assert interval is not None
@@ -171,7 +241,7 @@ def of_network(decomposition: Decomposition) -> dict[str, tuple[list[float], flo
             (held[name] / NETWORK_SEEDS).tolist(),
             float(np.mean(errors[name]) / np.sqrt(np.mean(spreads[name]))),
         )
-        for name in traces
+        for name in (*PARTS, AT_OUTPUTS)
     }
 
 
