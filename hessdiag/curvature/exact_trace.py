@@ -17,7 +17,7 @@ from torch import Tensor
 from hessdiag.curvature.batches import mapped
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.example_gradients import squared_norms
-from hessdiag.curvature.forms import two_examples
+from hessdiag.curvature.forms import FEW, few_examples
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.curvature.kernels import exact_kernels, undisturbed
 from hessdiag.curvature.recorded_uses import Plan, Recorded
@@ -90,7 +90,7 @@ def output_forms(
 def find_plan(decomposition: Decomposition) -> Plan:
     """Find out what each example's gradient is made of, and put it to the test, in float64.
 
-    The squared norms of two examples together, along random signs of each one's own, are compared
+    The squared norms of FEW examples together, along random signs of each one's own, are compared
     with those of the gradients of each by itself.
 
     Raises:
@@ -99,21 +99,21 @@ def find_plan(decomposition: Decomposition) -> Plan:
     if decomposition.risk.sharding is not None or decomposition.risk.bn == "batch":
         raise Unsupported("examples that meet, or parameters spread over processes")
     risk = decomposition.in_type(torch.float64).risk
-    x, y = two_examples(*next(iter(risk.microbatches())))
+    x, y = few_examples(*next(iter(risk.microbatches())))
 
     def directions(at: AtOutput, z: Tensor, numbers: Sequence[int]) -> Iterator[Tensor]:
         yield _signed(at, z, numbers)
 
     alone = 0.0
     with exact_kernels():
-        for n in range(2):
+        for n in range(FEW):
             own = mapped(x, lambda t, n=n: t[n : n + 1].clone()), y[slice(n, n + 1)]
             z = risk.outputs(own[0])
             u = _signed(risk.loss.at(z.detach(), own[1]), z, [n])
             parameters = list(risk.parameters.values())
             found = torch.autograd.grad(z, parameters, u, materialize_grads=True)
             alone += sum(float(g.square().sum()) for g in found)
-        plan, squares, _ = _squares(risk, x, y, [0, 1], directions, None)
+        plan, squares, _ = _squares(risk, x, y, range(FEW), directions, None)
     if abs(sum(squares) - alone) > _TOLERANCE * alone:
         raise Unsupported("a parameter whose gradients by example are not known")
     return plan

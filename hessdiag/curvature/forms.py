@@ -27,6 +27,8 @@ from hessdiag.linalg import processes
 from hessdiag.linalg.space import Array
 from hessdiag.losses.output_loss import Targets
 
+FEW = 5
+"""Examples of a test: more than features, as a rule, and more than two, who may not meet yet."""
 _TOLERANCE = 1e-8  # in float64
 
 
@@ -100,11 +102,11 @@ def find_signs(decomposition: Decomposition, seed: int) -> ExampleSigns:
     """Find for which parameters each example can have tangents of its own, and put it to the test.
 
     A parameter that is used otherwise than as a layer's weight or bias keeps one tangent for all
-    examples. The forms of two examples together must be the sum of those of each alone, whose
+    examples. The forms of FEW examples together must be the sum of those of each alone, whose
     tangents were made by hand, and those the products of another path: so that examples which meet,
     or which are not what comes first in a tensor, are found out.
 
-    Cost: some ten gradients of two examples, in float64.
+    Cost: some fifteen gradients of FEW examples, in float64.
 
     Raises:
         Unsupported: examples cannot have their own; says why.
@@ -127,13 +129,13 @@ def find_signs(decomposition: Decomposition, seed: int) -> ExampleSigns:
 def _tested_signs(decomposition: Decomposition, seed: int) -> dict[int, int]:
     """Find the places of :class:`ExampleSigns`; where a test finds them wrong, first ones alone."""
     layout, risk = decomposition.layout, decomposition.in_type(torch.float64).risk
-    x, y = two_examples(*next(iter(risk.microbatches())))
+    x, y = few_examples(*next(iter(risk.microbatches())))
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(1, layout.size, generator=generator, dtype=torch.float64).to(risk.device)
     v = layout.unflatten(v[0])
     signs = ExampleSigns(layout, seed)
-    drawn = signs.draw((0, 1), v[0])
-    own = [(mapped(x, lambda t, n=n: t[n : n + 1].clone()), y[slice(n, n + 1)]) for n in range(2)]
+    drawn = signs.draw(range(FEW), v[0])
+    own = [(mapped(x, lambda t, n=n: t[n : n + 1].clone()), y[slice(n, n + 1)]) for n in range(FEW)]
     with exact_kernels():
         tangents = signs.tangents(v, drawn)
         microbatch_forms(risk, x, y, tangents)
@@ -148,8 +150,8 @@ def _tested_signs(decomposition: Decomposition, seed: int) -> dict[int, int]:
             }
             tangents = ExampleSigns(layout, seed, found).tangents(v, drawn)
             together = np.array(microbatch_forms(risk, x, y, tangents))
-            alone = np.zeros((2, 4))
-            for n in range(2):
+            alone = np.zeros((FEW, 4))
+            for n in range(FEW):
                 each = [t.of(n) if isinstance(t, Signed) else t for t in tangents]
                 alone[n] = microbatch_forms(risk, *own[n], each)
             if (np.abs(together - alone.sum(0)) <= _TOLERANCE * np.abs(alone).sum(0)).all():
@@ -159,16 +161,16 @@ def _tested_signs(decomposition: Decomposition, seed: int) -> dict[int, int]:
 
 @undisturbed()
 def check_forms(decomposition: Decomposition, seed: int) -> None:
-    """Compare a form of two examples with that of a product by another path, in float64.
+    """Compare a form of FEW examples with that of a product by another path, in float64.
 
-    Cost: some five gradients of two examples.
+    Cost: some five gradients of FEW examples.
 
     Raises:
         Unsupported: they differ, or there are no forms.
     """
     check_supported(decomposition.risk)
     layout, risk = decomposition.layout, decomposition.in_type(torch.float64).risk
-    x, y = two_examples(*next(iter(risk.microbatches())))
+    x, y = few_examples(*next(iter(risk.microbatches())))
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(layout.size, generator=generator, dtype=torch.float64)
     v = layout.unflatten(v.to(risk.device))
@@ -180,11 +182,11 @@ def check_forms(decomposition: Decomposition, seed: int) -> None:
         raise Unsupported("forms of Taylor mode and products that differ")
 
 
-def two_examples(x: Any, y: Tensor | Targets) -> tuple[Any, Tensor | Targets]:
-    """Take the first two examples of a microbatch; of one alone, it twice."""
+def few_examples(x: Any, y: Tensor | Targets) -> tuple[Any, Tensor | Targets]:
+    """Take FEW examples from all over a microbatch; of fewer, some several times."""
     if any(t.ndim == 0 or len(t) != len(y) for t in tensors_in(x)):
         raise Unsupported("inputs of which one cannot tell what belongs to an example")
-    take = [0, min(1, len(y) - 1)]
+    take = [n * len(y) // FEW for n in range(FEW)]
     if isinstance(y, Targets):
         return mapped(x, lambda t: t[take]), Targets(y.values[take], y.weights[take])
     return mapped(x, lambda t: t[take]), y[take]

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hessdiag import Decomposition
 from hessdiag.curvature import exact_trace
 from hessdiag.curvature.exact_trace import find_plan, gn_trace, output_forms
+from hessdiag.curvature.forms import FEW
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.linalg.space import signs
 from hessdiag.seeds import stream
@@ -248,7 +249,27 @@ def test_what_is_not_known_is_refused(forward: Any, sizes: tuple[int, ...]) -> N
 
 def test_a_batch_that_does_otherwise_is_refused() -> None:
     def forward(layer: nn.Linear, x: Tensor) -> Tensor:
-        return layer(x) if len(x) < 3 else layer(x) * (layer.bias + 1)
+        return layer(x) if len(x) < FEW + 1 else layer(x) * (layer.bias + 1)
 
     with pytest.raises(Unsupported, match="in one batch otherwise"):
-        gn_trace(of_layer(forward, 2, 4))
+        gn_trace(of_layer(forward, 2, FEW + 1))
+
+
+def test_examples_that_meet_where_more_than_two_are_together_are_refused() -> None:
+    def forward(layer: nn.Linear, x: Tensor) -> Tensor:
+        z = layer(x)
+        return z - z.mean(0) if len(x) > 2 else z
+
+    with pytest.raises(Unsupported):
+        gn_trace(of_layer(forward, 8))
+
+
+def test_two_of_something_else_are_no_two_examples() -> None:
+    def forward(layer: nn.Linear, x: Tensor) -> Tensor:
+        return layer(x) + (x[:, :1] > 0) * (layer.weight[:2] * torch.ones(2, 3)).sum(0)
+
+    x = normal(8, 3)
+    x[:2, 0], x[2:, 0] = -1, 1  # the first two examples know nothing of it
+    model = seeded(lambda: Layer(forward)).double()
+    decomposition = Decomposition(model, [(x, labels(8, num_classes=3))])
+    assert gn_trace(decomposition) == pytest.approx(dense(decomposition), rel=1e-9)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from hessdiag.curvature import jet_rules
 from hessdiag.curvature.decomposition import Decomposition
 from hessdiag.curvature.example_signs import Signed
-from hessdiag.curvature.forms import check_forms, find_signs, quadratic_forms
+from hessdiag.curvature.forms import FEW, check_forms, find_signs, quadratic_forms
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.parts import PARTS
 from tests.cases import BY_NAME, CASES, VECTORS, Case, generator, labels, mlp, normal, seeded, split
@@ -247,15 +247,22 @@ class Centred(nn.Module):
 
 
 class TimeFirst(nn.Module):
-    """Two steps of time come first where two examples are thought to."""
+    """As many steps of time come first as examples are thought to."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(2, 4), nn.Linear(4, 3)
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.view(-1, 2, 2).transpose(0, 1)
+        x = x * torch.arange(FEW).view(-1, 1, 1)
         return self.second(torch.tanh(self.first(x)).sum(0))
+
+
+class Crowd(Centred):
+    """Examples meet where more than two are together."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if len(x) > 2 else self.second(torch.tanh(self.first(x)))
 
 
 class Flipped(nn.Module):
@@ -270,7 +277,7 @@ class Flipped(nn.Module):
         return self.second(torch.tanh(self.first(x))[order])[order]
 
 
-@pytest.mark.parametrize("build", [Centred, TimeFirst, Flipped])
+@pytest.mark.parametrize("build", [Centred, TimeFirst, Crowd, Flipped])
 @pytest.mark.parametrize("size", [1, 4])
 def test_examples_that_meet_have_no_tangents_of_their_own(
     build: Callable[[], nn.Module], size: int
