@@ -154,7 +154,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "huge": (("--resolution", 10**7), "too large for the memory.*a resolution of at most"),
     "radius": (("--radius", 0), "radius is out of range"),
     "NaN radius": (("--radius", "nan"), "radius is out of range"),
-    "num-probes": (("--num-probes", -1), "--num-probes is too small"),
+    "num-probes": (("--num-probes", -1), "--num-probes is out of range"),
     "loss": (("--loss", "mes"), "unknown loss.*mse"),
     "params": (("--params", "layrs.*"), "no trainable parameter"),
     "no filters": (("--params", "*.bias"), "no filters to take random directions in"),

@@ -193,7 +193,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "threshold": ((*GELU, "--threshold", 1), "threshold is out of range"),
     "threshold -1": ((*GELU, "--threshold", -1), "threshold is out of range"),
     "threshold nan": ((*GELU, "--threshold", "nan"), "threshold is out of range"),
-    "probes": ((*GELU, "--num-probes", 0), "--num-probes is too small"),
+    "probes": ((*GELU, "--num-probes", 0), "--num-probes is out of range"),
     "checkpoint": (("none.safetensors",), "none.safetensors.*No such file"),
     "model": (("--model", "resnet81"), "unknown model.*did you mean resnet18"),
     "linear": (

@@ -98,7 +98,7 @@ def test_options_override_the_recipe_and_reach_the_metadata(run: Run, here: Path
         (("--reg", ""), "unknown regulariser"),
         (("--optimizer", "sdg"), "unknown optimizer.*did you mean sgd"),
         (("--precision", "bf61"), "unknown precision.*did you mean bf16"),
-        (("--on-nonfinite", "skpi"), "unknown on nonfinite.*did you mean skip"),
+        (("--on-nonfinite", "skpi"), "unknown choice in --on-nonfinite.*did you mean skip"),
         (("--save-every", 0), "--save-every is out of range"),
         (("--num-samples", 0), "--num-samples is out of range"),
         (("--num-samples", 1), "at least two examples"),
