@@ -170,6 +170,7 @@ def gate(
     how: dict[str, Any] = {"num_probes": first, "max_probes": max_probes, "enough": test}
     if chosen and all(metric.is_trace for metric in sampled.values()):
         parts = {part for metric in sampled.values() for part in metric.parts}
+        how["certain"] = True
         how["traces_alone"] = forms_tell(test.alpha / 2, max_probes)
         if how["traces_alone"] and parts == {"gn"}:  # exact, or at the outputs
             how["num_probes"] = 1

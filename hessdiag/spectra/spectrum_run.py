@@ -72,6 +72,7 @@ def spectrum(
     unchecked: bool = False,
     enough: StoppingRule | None = None,
     traces_alone: bool = False,
+    certain: bool = False,
     sharp: EigenvalueRule | None = None,
     on_progress: Watch | None = None,
     settings: Settings | None = None,
@@ -102,6 +103,7 @@ def spectrum(
             are taken. None: what ``rel_error`` says.
         traces_alone: ``enough`` looks at traces alone, which may then go on without products, as
             those of ``rel_error`` do.
+        certain: ``enough`` looks at intervals that are certain, of which products tell more.
         sharp: asked of each part whose eigenvalues have converged whether they suffice; where they
             do not, its tolerance becomes a tenth. None: they do.
         on_progress: called after each microbatch.
@@ -175,7 +177,7 @@ def spectrum(
             enough=goes_on,
             chunk=plan.chunk,
             on_pass=progress.completed,
-            certain=traces_alone,
+            certain=certain,
         )
         for part, count in spent.num_products.items():
             products[part] += count

@@ -275,7 +275,7 @@ def _choose_forms(
         told = f"{where} others have {gain:.2g} times the variance per gradient"
         return Way(Sampling(PRODUCTS, f"{told}, and tell more of an interval", gain)), shared
     told = f"others have {gain:.2g} times" if gain > 1 else "within chance others have no less of"
-    reason = f"{where} {told} the variance per gradient, on more more"
+    reason = f"{where} {told} the variance per gradient, on more examples more"
     return Way(Sampling(BY_EXAMPLE, reason, gain), signs), apart
 
 

@@ -98,7 +98,8 @@ def measured(
         count = conditions.num_probes
         how: dict[str, Any] = {"num_probes": count}
         if all(of.is_trace for of in spectral.values()):  # as many probes without products
-            how = {"num_probes": 1, "max_probes": count, "traces_alone": True, "enough": _is_exact}
+            how = {"num_probes": 1, "max_probes": count, "enough": _is_exact}
+            how |= {"traces_alone": True, "certain": True}
         report = spectrum(
             model,
             batches,
