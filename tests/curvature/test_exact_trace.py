@@ -18,19 +18,9 @@ from hessdiag.curvature.forms import FEW
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.linalg.space import signs
 from hessdiag.seeds import stream
-from tests.cases import CASES, Case, cnn, labels, normal, seeded, split
+from tests.cases import CASES, Case, Doubled, cnn, labels, normal, seeded, split
 
 Data = Sequence[tuple[Tensor, Tensor]]
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
-        return 2 * grads[0]
 
 
 def dense(decomposition: Decomposition) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,19 @@ from hessdiag.curvature.example_signs import Signed
 from hessdiag.curvature.forms import FEW, check_forms, find_signs, quadratic_forms
 from hessdiag.curvature.jet_rules import Unsupported
 from hessdiag.parts import PARTS
-from tests.cases import BY_NAME, CASES, VECTORS, Case, generator, labels, mlp, normal, seeded, split
+from tests.cases import (
+    BY_NAME,
+    CASES,
+    VECTORS,
+    Case,
+    Doubled,
+    generator,
+    labels,
+    mlp,
+    normal,
+    seeded,
+    split,
+)
 from tests.oracles import Dense, dense, truth_of
 from tests.together import together
 
@@ -287,18 +298,6 @@ def test_examples_that_meet_have_no_tangents_of_their_own(
     )
     with pytest.raises(Unsupported, match="examples that meet"):
         find_signs(decomposition, 0)
-
-
-class Doubled(torch.autograd.Function):
-    """What no mode sees."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
-        return 2 * grads[0]
 
 
 class Hidden(nn.Linear):

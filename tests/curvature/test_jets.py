@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from hessdiag.curvature.composition import Composed
-from hessdiag.curvature.jet_rules import Jet, Unsupported
+from hessdiag.curvature.jet_rules import Jet
 from hessdiag.curvature.jets import Jets
 from hessdiag.curvature.kernels import exact_kernels
 from hessdiag.losses.loss_spec import resolve
@@ -342,105 +342,3 @@ def test_heads_agree_with_autograd(name: str) -> None:
     with exact_kernels(), Jets(list(trainable(model).values()), v, graph=False) as jets:
         jet = jets.of(model(x))
     assert_jet(jet, network_in_time(model, v, x))
-
-
-# nothing is lost
-
-
-class Doubled(torch.autograd.Function):
-    """What no mode sees."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
-        return 2 * grads[0]
-
-
-def sliced(x: Tensor, y: Tensor) -> Tensor:
-    z = x * y
-    z[0] = 0
-    return z + y
-
-
-def filled(x: Tensor, y: Tensor) -> Tensor:
-    z = torch.zeros_like(x)
-    z[0] = x[0]
-    return z + y
-
-
-def changed_through_a_view(x: Tensor, y: Tensor) -> Tensor:
-    z = x * y
-    z.view(-1).mul_(2)
-    return z + y
-
-
-def changed_under_no_grad(x: Tensor, y: Tensor) -> Tensor:
-    z = x * y
-    with torch.no_grad():
-        z.mul_(2)
-    return z + y
-
-
-def inner_gradient(x: Tensor, y: Tensor) -> Tensor:
-    return torch.autograd.grad(x.square().sum(), x, create_graph=True)[0]
-
-
-RECURRENT = seeded(lambda: nn.LSTM(4, 2)).requires_grad_(requires_grad=False)
-REFUSED: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "a function without a rule": lambda x, _: x.cumprod(1),
-    "a function of one's own": lambda x, y: Doubled.apply(x) + y,
-    "a function of one's own at the end": lambda x, _: Doubled.apply(x),
-    "a recurrent layer": lambda x, _: RECURRENT(x[0])[0],
-    "a gradient": inner_gradient,
-    "dropout": lambda x, _: F.dropout(x, 0.5),
-    "a root": lambda x, _: (x * x) ** 0.75,
-    "attention with dropout": lambda x, y: F.scaled_dot_product_attention(x, y, y, dropout_p=0.5),
-    "a tensor's power": lambda x, y: x**y,
-    "options without a rule": lambda x, y: torch.add(x, y, alpha=2),
-    "a slice set": sliced,
-    "a constant filled": filled,
-    "a view changed": changed_through_a_view,
-    "a change under no_grad": changed_under_no_grad,
-    "normalisation that is not composed": lambda x, _: F.batch_norm(x, None, None, training=True),
-    "a loss that is not ours": lambda x, _: F.cross_entropy(x[0, 0], torch.arange(4)),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_rule_is_refused(name: str) -> None:
-    parameters = list(base())
-    with Jets(parameters, directions(parameters)) as jets, pytest.raises(Unsupported):
-        jets.of(REFUSED[name](*curved(*parameters)))
-
-
-def test_a_parameter_that_is_left_out_is_refused() -> None:
-    p, q = base()
-    with Jets([p], directions([p])), pytest.raises(Unsupported):
-        p * q
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-def test_scripted_modules_are_refused() -> None:
-    model = seeded(lambda: mlp(nn.Tanh, 4, 5, 3))
-    model.register_module("act1", torch.jit.script(nn.Tanh()))
-    with pytest.raises(Unsupported):
-        jet_of(model, directions(list(model.parameters())), VECTORS)
-
-
-def test_surrogate_activations_are_refused() -> None:
-    model = seeded(lambda: mlp(partial(activations.make, "augmented_relu"), 4, 5, 3))
-    with pytest.raises(Unsupported):
-        jet_of(model, directions(list(model.parameters())), VECTORS)
-
-
-def test_tensors_that_are_gone_leave_the_table() -> None:
-    p, q = base()
-    with Jets([p, q], directions([p, q])) as jets:
-        x = p + q
-        before = len(jets._table)
-        for _ in range(3):
-            x = x + q
-        assert len(jets._table) == before
